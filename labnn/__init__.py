@@ -1,0 +1,1 @@
+"""SqueezeNet with AMSGrad and Adam on Stanford Cars: the laboratory work's module."""

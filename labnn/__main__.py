@@ -1,0 +1,97 @@
+"""``python -m labnn``: the laboratory work from a terminal, a cluster or CI."""
+
+import argparse
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+
+from labnn.data import open_dataset
+from labnn.errors import LabError
+from labnn.experiment import OPTIMIZERS, Experiment, run_name, run_or_load
+from labnn.report import write_recorded
+
+_HELP = {
+    "optimizer": f"оптимизатор: {', '.join(OPTIMIZERS)}",
+    "epochs": "число эпох",
+    "seed": "зерно генератора",
+    "lr": "наибольшая скорость обучения расписания",
+    "warmup": "доля шагов до наибольшей скорости обучения",
+    "weight_decay": "затухание весов (отделённое от градиента)",
+    "batch_size": "размер пакета",
+    "image_size": "сторона снимка на входе сети, пикселей",
+    "min_crop_area": "наименьшая доля площади при случайном кадрировании",
+    "label_smoothing": "сглаживание меток",
+    "version": "версия SqueezeNet: 1_0 или 1_1",
+    "batch_norm": "пакетная нормализация в модулях Fire",
+    "bypass": "обходные связи вокруг модулей Fire",
+    "dropout": "доля отключаемых признаков перед последней свёрткой",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise LabError(f"Неверные аргументы ({message}): смотрите python -m labnn --help.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m labnn", description="SqueezeNet на Stanford Cars: AMSGrad и Adam.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="КОМАНДА", parser_class=_Parser)
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+
+    train = commands.add_parser("train", help="обучить одну сеть и записать прогон", formatter_class=formatter)
+    train.add_argument("--data", required=True, type=Path, help="корень набора данных")
+    train.add_argument("--out", type=Path, default=Path("data/runs"), help="папка записей: прогон ляжет в папку внутри неё")
+    train.add_argument("--cache", type=Path, default=Path("data/cache"), help="папка декодированных снимков и контрольных точек")
+    train.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="устройство: cpu, cuda, cuda:1")
+    train.add_argument("--crop-to-box", action=argparse.BooleanOptionalAction, default=True, help="кадрировать по рамке из разметки")
+    train.add_argument("--skip-missing", action="store_true", help="пропускать снимки, которых нет в папке")
+    for field in fields(Experiment):
+        flag = f"--{field.name.replace('_', '-')}"
+        kind = {"action": argparse.BooleanOptionalAction} if isinstance(field.default, bool) else {"type": type(field.default), "metavar": "X"}
+        train.add_argument(flag, default=field.default, help=_HELP[field.name], **kind)
+
+    report = commands.add_parser("report", help="построить рисунки и таблицы по записанным прогонам", formatter_class=formatter)
+    report.add_argument("--runs", type=Path, default=Path("data/runs"), help="папка записей")
+    report.add_argument("--out", type=Path, default=Path("figures"), help="папка рисунков и таблиц")
+    return parser
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    experiment = Experiment(**{field.name: getattr(arguments, field.name) for field in fields(Experiment)})
+    data = open_dataset(arguments.data, crop_to_box=arguments.crop_to_box, missing="skip" if arguments.skip_missing else "error")
+    folder = arguments.out / run_name(experiment, data)
+    print(f"Прогон уже записан: {folder}" if folder.exists() else f"Запись прогона: {folder}", flush=True)
+    run_or_load(experiment, data, arguments.out, cache_dir=arguments.cache, device=_device(arguments.device))
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+        return device
+    except (RuntimeError, AssertionError):
+        raise LabError(f"Устройство «{name}» недоступно: укажите --device cpu или установите PyTorch с его поддержкой.") from None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns the exit status: 0, or 2 for a mistake of the user's, told in one line on stderr."""
+    try:
+        parsed = _parser().parse_args(arguments)
+        if parsed.command == "train":
+            _train(parsed)
+        else:
+            for path in write_recorded(parsed.runs, parsed.out):
+                print(path)
+    except LabError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Остановлено; та же команда продолжит с последней законченной эпохи.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

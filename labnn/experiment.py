@@ -1,0 +1,212 @@
+"""What to run and what came out: an experiment, its run, and the run's record on disk."""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import nn
+
+from labnn.batches import Batches, RandomCropFlip, decode_images
+from labnn.data import CarsData
+from labnn.errors import LabError
+from labnn.model import SqueezeNet
+from labnn.progress import Progress, print_progress
+from labnn.train import HISTORY_COLUMNS, evaluate, precision, train_test
+
+# Arguments of torch.optim.Adam that make each optimizer of the lab.
+OPTIMIZERS = {"adam": {"amsgrad": False}, "amsgrad": {"amsgrad": True}}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that decides how one network is trained; two equal experiments on equal data are the same run.
+
+    ``lr`` is the peak of the one-cycle schedule (Smith and Topin 2017, arXiv 1708.07120), reached after ``warmup`` of all
+    steps; ``weight_decay`` is decoupled (Loshchilov and Hutter, arXiv 1711.05101); ``image_size`` is the side in pixels that
+    the network sees; ``min_crop_area`` the smallest share of a training picture that a random crop keeps.
+    Raises ``LabError`` for a value that no training can have.
+    """
+
+    optimizer: str = "amsgrad"
+    epochs: int = 40
+    seed: int = 0
+    lr: float = 3e-3
+    warmup: float = 0.3
+    weight_decay: float = 0.05
+    batch_size: int = 32
+    image_size: int = 128
+    min_crop_area: float = 0.4
+    label_smoothing: float = 0.1
+    version: str = "1_1"
+    batch_norm: bool = True
+    bypass: bool = True
+    dropout: float = 0.2
+
+    def __post_init__(self):
+        if self.optimizer not in OPTIMIZERS:
+            raise LabError(f"Нет оптимизатора «{self.optimizer}»: выберите один из {', '.join(OPTIMIZERS)}.")
+        for name, least in {"epochs": 1, "batch_size": 1, "image_size": 32, "seed": 0}.items():
+            if getattr(self, name) < least:
+                raise LabError(f"Значение {name}={getattr(self, name)} не годится: задайте {least} или больше.")
+        if not 0 < self.lr < float("inf"):
+            raise LabError(f"Скорость обучения lr={self.lr} не годится: задайте положительное число, например 0.003.")
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run: its experiment, data set, history (the columns of ``train_test``), test predictions and environment.
+
+    ``data``: what ``CarsData.describe`` gave. ``predictions``: one row a test image, in the order of the
+    annotations, with ``label`` and ``prediction``. ``environment``: versions, processor, device, threads, precision.
+    """
+
+    experiment: Experiment
+    data: dict
+    history: pd.DataFrame
+    predictions: pd.DataFrame
+    environment: dict
+
+    def save(self, folder: str | Path) -> None:
+        """Writes ``run.json``, ``history.csv`` and ``predictions.csv`` into a new ``folder``, all or nothing.
+
+        Raises ``LabError`` where a folder of that name exists: a finished run is never overwritten.
+        """
+        folder = Path(folder)
+        if folder.exists():
+            raise LabError(f"Папка прогона {folder} уже есть: переименуйте или удалите её, готовый прогон не перезаписывается.")
+        unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
+        unfinished.mkdir(parents=True)
+        try:
+            final = self.history.iloc[-1].drop(["lr", "seconds"]).to_dict() | {"training_seconds": round(self.history["seconds"].sum(), 2)}
+            record = {"experiment": asdict(self.experiment), "data": self.data, "environment": self.environment, "final": final}
+            text = json.dumps(record, ensure_ascii=False, indent=2)
+            (unfinished / "run.json").write_text(text + "\n", encoding="utf-8")
+            self.history.to_csv(unfinished / "history.csv", index=False, lineterminator="\n")
+            self.predictions.to_csv(unfinished / "predictions.csv", index=False, lineterminator="\n")
+            os.rename(unfinished, folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Run":
+        """Reads a record back, figures to the last digit. Raises ``LabError`` for one that is not whole."""
+        folder = Path(folder)
+        try:
+            record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            history = pd.read_csv(folder / "history.csv", float_precision="round_trip")[HISTORY_COLUMNS]
+            predictions = pd.read_csv(folder / "predictions.csv")[["label", "prediction"]]
+            return cls(Experiment(**record["experiment"]), record["data"], history, predictions, record["environment"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise LabError(f"Запись прогона {folder} не читается ({reason}): восстановите её из git или удалите папку.") from None
+
+
+def load_runs(runs_dir: str | Path) -> list[Run]:
+    """Every recorded run below ``runs_dir``, by optimizer and seed."""
+    runs = [Run.load(path.parent) for path in Path(runs_dir).glob("**/run.json") if ".unfinished" not in path.parent.name]
+    return sorted(runs, key=lambda run: (run.data["name"], run.experiment.optimizer, run.experiment.seed))
+
+
+def run_or_load(
+    experiment: Experiment,
+    data: CarsData,
+    runs_dir: str | Path,
+    *,
+    cache_dir: str | Path,
+    device: str | torch.device = "cpu",
+    progress: Progress = print_progress,
+) -> Run:
+    """The run of ``experiment`` on ``data``: read from ``runs_dir`` if it is recorded there, else trained and recorded.
+
+    ``progress`` is called after each epoch, and once with the whole history of a run that was found. Decoded images and the
+    checkpoint of an interrupted training, from which the next call goes on, are kept in ``cache_dir``. The same experiment
+    on the same machine gives the same history (``seconds`` apart), to the last digit on a CPU with the same number of
+    threads; on a GPU the order of sums in the backward pass varies, and the last digits with it.
+    """
+    folder = Path(runs_dir) / run_name(experiment, data)
+    if folder.exists():
+        run = Run.load(folder)
+        progress(run.history.to_dict("records"), experiment.epochs)
+        return run
+    device = torch.device(device)
+    checkpoint = Path(cache_dir) / f"{folder.name}-{device.type}.checkpoint"
+    run = _train(experiment, data, Path(cache_dir), device, checkpoint, progress)
+    run.save(folder)
+    checkpoint.unlink()
+    return run
+
+
+def run_name(experiment: Experiment, data: CarsData) -> str:
+    """The folder name of a run: readable in front, and at the end 10 digits that name experiment and data exactly."""
+    identity = json.dumps([asdict(experiment), data.fingerprint()], sort_keys=True)
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
+    return f"{data.name}-{experiment.optimizer}-seed{experiment.seed}-{digest}"
+
+
+def make_batches(experiment: Experiment, data: CarsData, cache_dir: str | Path, device: str | torch.device = "cpu") -> tuple[Batches, Batches]:
+    """Training and test batches of ``experiment``; training pictures are kept a quarter larger, so that crops stay sharp."""
+    train_images = decode_images(data.train, experiment.image_size * 5 // 4, cache_dir)
+    test_images = decode_images(data.test, experiment.image_size, cache_dir)
+    augment = RandomCropFlip(experiment.image_size, experiment.min_crop_area)
+    train = Batches(train_images, data.train.labels, experiment.batch_size, device=device, shuffle=True, augment=augment, seed=experiment.seed)
+    return train, Batches(test_images, data.test.labels, 128, device=device)
+
+
+def make_model(experiment: Experiment, num_classes: int, device: str | torch.device = "cpu") -> SqueezeNet:
+    """The network of ``experiment`` with the weights that its seed draws."""
+    torch.manual_seed(experiment.seed)
+    model = SqueezeNet(num_classes, experiment.version, experiment.batch_norm, experiment.bypass, experiment.dropout)
+    return model.to(device)
+
+
+def make_optimizer(experiment: Experiment, model: nn.Module, steps: int) -> tuple[torch.optim.Adam, torch.optim.lr_scheduler.OneCycleLR]:
+    """Adam or AMSGrad over ``model`` and its one-cycle schedule of ``steps`` steps."""
+    optimizer = torch.optim.Adam(
+        model.parameters(),
+        lr=experiment.lr,
+        weight_decay=experiment.weight_decay,
+        decoupled_weight_decay=True,
+        fused=True,
+        **OPTIMIZERS[experiment.optimizer],
+    )
+    # Without cycling momentum: beta1 stays what the two papers have.
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, experiment.lr, steps, pct_start=experiment.warmup, cycle_momentum=False)
+    return optimizer, scheduler
+
+
+def _train(experiment: Experiment, data: CarsData, cache_dir: Path, device: torch.device, checkpoint: Path, progress: Progress) -> Run:
+    train, test = make_batches(experiment, data, cache_dir, device)
+    model = make_model(experiment, len(data.class_names), device)
+    optimizer, scheduler = make_optimizer(experiment, model, experiment.epochs * len(train))
+    history = train_test(
+        model,
+        optimizer,
+        train,
+        test,
+        experiment.epochs,
+        scheduler=scheduler,
+        label_smoothing=experiment.label_smoothing,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    predictions = pd.DataFrame({"label": data.test.labels, "prediction": evaluate(model, test).predictions})
+    return Run(experiment, data.describe(), history, predictions, environment(device))
+
+
+def environment(device: torch.device) -> dict:
+    """What the figures of a run can depend on beside the experiment: versions, processor, device, threads, precision."""
+    processor = torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine()
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "processor": processor,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "precision": precision(device),
+    }

@@ -1,0 +1,95 @@
+"""The network: SqueezeNet of Iandola et al. (2016), arXiv 1602.07360, with optional batch norm."""
+
+import torch
+from torch import Tensor, nn
+
+from labnn.errors import LabError
+
+# (stem channels, stem kernel) and, in the order of the network, Fire modules as
+# (squeeze, expand1x1, expand3x3) channels; "pool" is a 3x3 max-pool of stride 2.
+# 1.0 is table 1 of the paper, 1.1 the authors' later variant with 2.4 times fewer operations.
+_FIRES = [(16, 64, 64), (16, 64, 64), (32, 128, 128), (32, 128, 128), (48, 192, 192), (48, 192, 192), (64, 256, 256), (64, 256, 256)]
+_LAYOUTS = {
+    "1_0": (96, 7, ["pool", *_FIRES[:3], "pool", *_FIRES[3:7], "pool", _FIRES[7]]),
+    "1_1": (64, 3, ["pool", *_FIRES[:2], "pool", *_FIRES[2:4], "pool", *_FIRES[4:]]),
+}
+
+
+class FireModule(nn.Module):
+    """Squeeze to few channels by 1x1 convolutions, then expand by 1x1 and 3x3 ones side by side (paper, section 3.2).
+
+    ``(batch, in_channels, H, W)`` becomes ``(batch, expand1x1_channels + expand3x3_channels, H, W)``. With ``batch_norm``
+    each of the two stages is normalised before its ReLU, and its convolutions need no bias. With ``bypass`` the input is
+    added before the last ReLU wherever it has the shape of the output (paper, section 6, "simple bypass").
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        squeeze_channels: int,
+        expand1x1_channels: int,
+        expand3x3_channels: int,
+        batch_norm: bool = False,
+        bypass: bool = False,
+    ):
+        super().__init__()
+        bias = not batch_norm
+        self.squeeze = nn.Conv2d(in_channels, squeeze_channels, 1, bias=bias)
+        self.expand1x1 = nn.Conv2d(squeeze_channels, expand1x1_channels, 1, bias=bias)
+        self.expand3x3 = nn.Conv2d(squeeze_channels, expand3x3_channels, 3, padding=1, bias=bias)
+        self.squeeze_norm = nn.BatchNorm2d(squeeze_channels) if batch_norm else nn.Identity()
+        self.expand_norm = nn.BatchNorm2d(expand1x1_channels + expand3x3_channels) if batch_norm else nn.Identity()
+        self.relu = nn.ReLU(inplace=True)
+        self.bypass = bypass and in_channels == expand1x1_channels + expand3x3_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        squeezed = self.relu(self.squeeze_norm(self.squeeze(x)))
+        # One norm and one ReLU over the joined halves: the same numbers as one each, with fewer passes over memory.
+        expanded = self.expand_norm(torch.cat([self.expand1x1(squeezed), self.expand3x3(squeezed)], dim=1))
+        return self.relu(expanded + x if self.bypass else expanded)
+
+
+class SqueezeNet(nn.Module):
+    """SqueezeNet ``version`` "1_0" or "1_1" for ``num_classes`` classes.
+
+    Images ``(batch, 3, H, W)``, float, become logits ``(batch, num_classes)``; H and W are at least 21 pixels (the three pools
+    leave nothing of smaller ones). Without ``batch_norm`` the ``state_dict`` has the keys and shapes of torchvision's
+    ``squeezenet1_0/1_1``, and the same weights give the same outputs.
+
+    With ``batch_norm`` the ReLU over the last convolution is left out: half of the logits start below zero, where it has no
+    gradient, and the network then tends to stay at the class shares (loss ln K) for ever.
+
+    Convolutions start from He et al. (2015, arXiv 1502.01852, eq. 10), the last one from N(0, 0.01) as in the paper's own
+    configuration. PyTorch's default start is too small for this depth: the signal dies before the last layer.
+
+    Raises ``LabError`` for an unknown version.
+    """
+
+    def __init__(self, num_classes: int = 196, version: str = "1_1", batch_norm: bool = True, bypass: bool = False, dropout: float = 0.5):
+        super().__init__()
+        if version not in _LAYOUTS:
+            raise LabError(f"Нет версии SqueezeNet «{version}»: выберите одну из {', '.join(_LAYOUTS)}.")
+        channels, kernel, layout = _LAYOUTS[version]
+        layers: list[nn.Module] = [nn.Conv2d(3, channels, kernel, stride=2), nn.ReLU(inplace=True)]
+        for part in layout:
+            if part == "pool":
+                layers.append(nn.MaxPool2d(3, stride=2, ceil_mode=True))
+            else:
+                layers.append(FireModule(channels, *part, batch_norm=batch_norm, bypass=bypass))
+                channels = part[1] + part[2]
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(
+            nn.Dropout(dropout),
+            nn.Conv2d(channels, num_classes, 1),
+            nn.Identity() if batch_norm else nn.ReLU(inplace=True),
+            nn.AdaptiveAvgPool2d(1),
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.normal_(self.classifier[1].weight, std=0.01)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(self.features(images)).flatten(1)

@@ -1,0 +1,45 @@
+"""What the tests share: the embedded data set, and small real data sets cut from it."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+
+from labnn.data import CarModelsDataset, open_dataset
+
+PROJECT = Path(__file__).parent.parent
+MINICARS = PROJECT / "data" / "minicars"
+
+
+@pytest.fixture(scope="session")
+def minicars():
+    return open_dataset(MINICARS)
+
+
+@pytest.fixture
+def tiny_root(minicars, tmp_path) -> Path:
+    """A data set on disk in the official layout: 16 training and 8 test images of the embedded one."""
+    root = tmp_path / "tiny"
+    (root / "devkit").mkdir(parents=True)
+    shutil.copy(MINICARS / "devkit" / "cars_meta.mat", root / "devkit")
+    copy_part(minicars.train, 16, root / "devkit" / "cars_train_annos.mat", root / "cars_train")
+    copy_part(minicars.test, 8, root / "cars_test_annos_withlabels.mat", root / "cars_test")
+    return root
+
+
+def copy_part(part: CarModelsDataset, count: int, annotations_file: Path, images_dir: Path) -> None:
+    images_dir.mkdir()
+    for path in part.paths[:count]:
+        shutil.copy(path, images_dir)
+    write_annotations(annotations_file, [path.name for path in part.paths[:count]], part.labels[:count] + 1, part.boxes[:count])
+
+
+def write_annotations(file: Path, names, classes, boxes) -> None:
+    """Writes a ``.mat`` file with the structure of the official ones; ``classes`` from 1."""
+    fields = ["bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname"]
+    records = np.empty((1, len(names)), dtype=[(field, object) for field in fields])
+    for index, (name, label, box) in enumerate(zip(names, classes, boxes, strict=True)):
+        records[0, index] = (*box, label, name)
+    scipy.io.savemat(file, {"annotations": records})

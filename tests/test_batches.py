@@ -1,0 +1,96 @@
+"""Batches are the data set's images and labels, decoded once, augmented whole, the same for the same seed."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from labnn.batches import Batches, RandomCropFlip, decode_images
+from labnn.data import open_dataset
+from labnn.errors import LabError
+
+
+@pytest.fixture
+def dataset(tiny_root):
+    return open_dataset(tiny_root, crop_to_box=True).train
+
+
+def test_decoded_images_are_those_of_the_data_set(dataset, tmp_path):
+    images = decode_images(dataset, 48, tmp_path)
+    assert images.shape == (16, 48, 48, 3) and images.dtype == np.uint8
+    for index in (0, 7, 15):
+        expected = np.asarray(dataset.image(index).resize((48, 48), Image.Resampling.BICUBIC, reducing_gap=3.0))
+        assert np.array_equal(images[index], expected)
+
+
+def test_images_are_decoded_once(dataset, tmp_path):
+    first = decode_images(dataset, 48, tmp_path)
+    dataset.image = None  # a second decoding would call it
+    assert np.array_equal(decode_images(dataset, 48, tmp_path), first)
+    assert len(list(tmp_path.glob("*.npy"))) == 1
+
+
+def test_changed_file_is_decoded_anew(dataset, tmp_path):
+    before = np.array(decode_images(dataset, 48, tmp_path))
+    Image.new("RGB", Image.open(dataset.paths[4]).size, "red").save(dataset.paths[4])
+    os.utime(dataset.paths[4], ns=(1, 1))
+    after = decode_images(dataset, 48, tmp_path)
+    assert [index for index in range(16) if not np.array_equal(before[index], after[index])] == [4]
+
+
+def test_broken_image_leaves_no_half_written_array(dataset, tmp_path):
+    dataset.paths[9].write_bytes(b"not a picture")
+    cache = tmp_path / "cache"
+    with pytest.raises(LabError, match=dataset.paths[9].name):
+        decode_images(dataset, 48, cache)
+    assert list(cache.iterdir()) == []
+
+
+def test_batches_cover_every_image_once_in_another_order_each_pass(dataset, tmp_path):
+    batches = Batches(decode_images(dataset, 32, tmp_path), np.arange(16), 6, shuffle=True)
+    passes = [torch.cat([labels for _, labels in batches]).tolist() for _ in range(2)]
+    assert len(batches) == 3
+    assert sorted(passes[0]) == sorted(passes[1]) == list(range(16))
+    assert passes[0] != passes[1] != list(range(16))
+
+
+def test_images_are_normalised_and_belong_to_their_labels(dataset, tmp_path):
+    images = decode_images(dataset, 32, tmp_path)
+    for batch, indices in Batches(images, np.arange(16), 5, shuffle=True):
+        assert batch.dtype == torch.float32 and batch.shape[1:] == (3, 32, 32)
+        mean, std = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
+        expected = (torch.from_numpy(images[indices.numpy()]).float() - mean) / std
+        torch.testing.assert_close(batch.permute(0, 2, 3, 1), expected)
+
+
+def test_seed_and_pass_fix_order_and_augmentation(dataset, tmp_path):
+    def make(seed):
+        return Batches(decode_images(dataset, 40, tmp_path), dataset.labels, 8, shuffle=True, augment=RandomCropFlip(32), seed=seed)
+
+    first, again, other = make(1), make(1), make(2)
+    second_pass = [list(first), list(first)][1]
+    again.set_epoch(1)
+    for (images, labels), (same_images, same_labels) in zip(second_pass, again, strict=True):
+        assert torch.equal(images, same_images) and torch.equal(labels, same_labels)
+    assert not torch.equal(second_pass[0][0], next(iter(other))[0])
+
+
+def test_crop_and_flip_keep_flat_colours_and_mirror_half():
+    generator = torch.Generator().manual_seed(0)
+    flat = torch.full((4, 3, 40, 40), 77.0)
+    torch.testing.assert_close(RandomCropFlip(32)(flat, generator), torch.full((4, 3, 32, 32), 77.0))
+    ramp = torch.arange(40.0).expand(400, 3, 40, 40)  # brightness grows to the right
+    out = RandomCropFlip(32)(ramp, generator)
+    rising = (out[:, 0, 16, -1] > out[:, 0, 16, 0]).float().mean()
+    assert 0.4 < rising < 0.6
+
+
+def test_crops_keep_at_least_the_asked_area():
+    plane = torch.stack([torch.arange(64.0).expand(64, 64), torch.arange(64.0)[:, None].expand(64, 64), torch.zeros(64, 64)])
+    out = RandomCropFlip(64, min_area=0.4)(plane.expand(500, 3, 64, 64), torch.Generator().manual_seed(0))
+    width = (out[:, 0].amax(dim=(1, 2)) - out[:, 0].amin(dim=(1, 2)) + 1) / 64
+    height = (out[:, 1].amax(dim=(1, 2)) - out[:, 1].amin(dim=(1, 2)) + 1) / 64
+    assert (width * height).min() > 0.36 and (width * height).max() <= 1.01  # a pixel's width short at the edges
+    assert (width / height).max() < 1.4

@@ -1,0 +1,130 @@
+"""Training learns, is deterministic, goes on after an interruption, and keeps the original's calls and words."""
+
+import re
+
+import pandas as pd
+import pytest
+import torch
+from conftest import MINICARS
+from torch.utils.data import DataLoader, TensorDataset
+from torchvision.transforms import v2
+
+from labnn.data import CarModelsDataset
+from labnn.errors import LabError
+from labnn.model import SqueezeNet
+from labnn.train import HISTORY_COLUMNS, evaluate, train_test
+
+COLUMNS = ["epoch", "lr", "seconds", "train_loss", "train_accuracy", "test_loss", "test_accuracy"]
+
+
+def handful(count: int = 12) -> TensorDataset:
+    """Real images and labels: a few of the embedded set, 64 x 64."""
+    transform = v2.Compose([v2.PILToTensor(), v2.Resize((64, 64)), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.25] * 3)])
+    dataset = CarModelsDataset(MINICARS / "devkit/cars_train_annos.mat", MINICARS / "cars_train", transform=transform, crop_to_box=True)
+    images, labels = zip(*(dataset[index] for index in range(count)), strict=True)
+    return TensorDataset(torch.stack(images), torch.tensor(labels))
+
+
+def train(epochs: int, optimizer=torch.optim.Adam, **options) -> pd.DataFrame:
+    torch.manual_seed(0)
+    model = SqueezeNet(10, dropout=0.0)
+    loader = DataLoader(handful(), batch_size=4, shuffle=True, generator=torch.Generator().manual_seed(0))
+    return train_test(model, optimizer(model.parameters(), lr=1e-3), loader, DataLoader(handful(), batch_size=5), epochs, **options)
+
+
+def test_original_call_prints_the_originals_lines_and_returns_the_history(capsys):
+    transform = v2.Compose([v2.Resize((48, 48)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+    dataset = CarModelsDataset(MINICARS / "cars_test_annos_withlabels.mat", MINICARS / "cars_test", transform=transform)
+    part = torch.utils.data.Subset(dataset, range(10))
+    model = SqueezeNet(num_classes=196)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    history = train_test(model, optimizer, DataLoader(part, batch_size=4, shuffle=True), DataLoader(part, batch_size=4), 2)
+    lines = capsys.readouterr().out.splitlines()
+    for epoch, line in enumerate(lines[:2], start=1):
+        assert re.fullmatch(rf"Эпоха {epoch}, Время обучения: \d+\.\d\dc\., Потери: \d+\.\d{{4}}, Точность: \d+\.\d\d%", line)
+    assert lines[2:] == [f"Тестовая точность: {history['test_accuracy'].iloc[-1]:.2%}"]
+    assert list(history.columns) == COLUMNS == HISTORY_COLUMNS
+    assert history["epoch"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_loss_falls_and_a_handful_of_images_is_learned(amsgrad):
+    history = train(15, lambda parameters, lr: torch.optim.Adam(parameters, lr=lr, amsgrad=amsgrad))
+    assert history["train_loss"].iloc[-1] < 0.5 * history["train_loss"].iloc[0]
+    assert history["train_accuracy"].iloc[-1] >= 0.9
+
+
+def test_any_module_is_trained():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64 * 64, 10))
+    loader = DataLoader(handful(), batch_size=4)
+    history = train_test(model, torch.optim.SGD(model.parameters(), lr=1e-4), loader, loader, 3, progress=lambda rows, epochs: None)
+    assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0]
+
+
+def test_same_seed_gives_the_same_history_to_the_last_digit():
+    first, again = train(3), train(3)
+    pd.testing.assert_frame_equal(first.drop(columns="seconds"), again.drop(columns="seconds"), check_exact=True)
+
+
+def test_history_counts_images_not_batches():
+    """The last batch is smaller: means over batches would differ from means over images."""
+    torch.manual_seed(0)
+    model, data = SqueezeNet(10), handful()
+    result = evaluate(model, DataLoader(data, batch_size=5))
+    with torch.no_grad():
+        logits = model.eval()(data.tensors[0])
+    assert result.loss == pytest.approx(torch.nn.functional.cross_entropy(logits, data.tensors[1]).item(), rel=1e-2)
+    assert result.accuracy == pytest.approx((logits.argmax(1) == data.tensors[1]).float().mean().item(), abs=0.1)
+    assert result.predictions.shape == (12,)
+
+
+def test_loss_is_without_smoothing():
+    plain, smoothed = train(1), train(1, label_smoothing=0.3)
+    assert smoothed["train_loss"].iloc[0] == pytest.approx(plain["train_loss"].iloc[0], rel=0.2)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_after(epoch: int):
+    def progress(rows, epochs):
+        if len(rows) == epoch:
+            raise Interrupted
+
+    return progress
+
+
+def resumable(tmp_path, progress) -> pd.DataFrame:
+    """A training whose order of images depends on the pass only, as with ``Batches``, and which draws dropout."""
+    torch.manual_seed(0)
+    model = SqueezeNet(10, dropout=0.5)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, amsgrad=True, fused=True)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=12, cycle_momentum=False)
+    loader = DataLoader(handful(), batch_size=4)
+    checkpoint = tmp_path / "checkpoint"
+    return train_test(model, optimizer, loader, loader, 4, scheduler=scheduler, checkpoint=checkpoint, progress=progress)
+
+
+def test_interrupted_training_goes_on_to_the_same_history(tmp_path):
+    (tmp_path / "whole").mkdir()
+    whole = resumable(tmp_path / "whole", lambda rows, epochs: None)
+    with pytest.raises(Interrupted):
+        resumable(tmp_path, interrupt_after(2))
+    told = []
+    resumed = resumable(tmp_path, lambda rows, epochs: told.append(len(rows)))
+    assert told == [3, 4]
+    pd.testing.assert_frame_equal(resumed.drop(columns="seconds"), whole.drop(columns="seconds"), check_exact=True)
+
+
+def test_broken_checkpoint_is_told_and_not_unpickled(tmp_path):
+    (tmp_path / "checkpoint").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
+    with pytest.raises(LabError, match="checkpoint.*удалите"):
+        resumable(tmp_path, interrupt_after(1))
+
+
+def test_empty_loader_is_told():
+    model = SqueezeNet(10)
+    with pytest.raises(LabError, match="ни одного снимка"):
+        evaluate(model, [])
