@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
 
     report = commands.add_parser("report", help="построить рисунки и таблицы по записанным прогонам", formatter_class=formatter)
     report.add_argument("--runs", type=Path, default=Path("data/runs"), help="папка записей")
-    report.add_argument("--out", type=Path, default=Path("figures"), help="папка рисунков и таблиц")
+    report.add_argument("--out", type=Path, default=Path("figures/recorded"), help="папка рисунков и таблиц")
     return parser
 
 

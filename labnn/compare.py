@@ -50,7 +50,19 @@ def paired_difference(first: Sequence[Run], second: Sequence[Run], metric: str =
     return PairedDifference(float(differences.mean()), float(low), float(high), len(first), confidence)
 
 
-def _pairing(run: Run) -> tuple:
+def comparable(runs: Sequence[Run]) -> list[list[Run]]:
+    """``runs`` in groups that differ in optimizer and seed only, the largest group first."""
+    groups: dict[tuple, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(_conditions(run), []).append(run)
+    return sorted(groups.values(), key=len, reverse=True)
+
+
+def _conditions(run: Run) -> tuple:
     settings = asdict(run.experiment)
-    settings.pop("optimizer")
-    return run.data["fingerprint"], settings.pop("seed"), sorted(settings.items())
+    del settings["optimizer"], settings["seed"]
+    return run.data["fingerprint"], tuple(sorted(settings.items()))
+
+
+def _pairing(run: Run) -> tuple:
+    return *_conditions(run), run.experiment.seed

@@ -50,7 +50,7 @@ class CarModelsDataset(Dataset):
             self.boxes = np.stack([records[field].astype(np.int64) for field in _BOX], axis=1)
         except (TypeError, ValueError) as error:
             raise LabError(f"В файле разметки {annotations_file} класс или рамка не целое число ({error}): скачайте файл заново.") from None
-        names = [str(name) for name in records["fname"]]
+        names = list(records["fname"])
         _check_labels(self.labels, names, class_names, annotations_file)
         _check_names(names, annotations_file)
         present = _present_images(names, images_dir, missing)
@@ -170,7 +170,7 @@ def _check_labels(labels: np.ndarray, names: list[str], class_names: Sequence[st
 
 def _check_names(names: list[str], file: Path) -> None:
     for name in names:
-        if not name or name in (".", "..") or set(name) & set("/\\\0"):
+        if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\\0"):
             raise LabError(f"В файле {file} имя снимка {name!r} ведёт за пределы папки снимков: исправьте его или скачайте разметку заново.")
 
 

@@ -99,7 +99,8 @@ class Run:
         folder = Path(folder)
         try:
             record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-            history = pd.read_csv(folder / "history.csv", float_precision="round_trip")[HISTORY_COLUMNS]
+            # As text first: Python's own float() gives back every digit in all versions of pandas.
+            history = pd.read_csv(folder / "history.csv", dtype=str)[HISTORY_COLUMNS].astype(float).astype({"epoch": int})
             predictions = pd.read_csv(folder / "predictions.csv")[["label", "prediction"]]
             return cls(Experiment(**record["experiment"]), record["data"], history, predictions, record["environment"])
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -124,8 +125,9 @@ def run_or_load(
 ) -> Run:
     """The run of ``experiment`` on ``data``: read from ``runs_dir`` if it is recorded there, else trained and recorded.
 
-    ``progress`` is called after each epoch, and once with the whole history of a run that was found. Decoded images and the
-    checkpoint of an interrupted training, from which the next call goes on, are kept in ``cache_dir``. The same experiment
+    ``progress`` is called after each epoch, and once with the whole history of a run that was found. ``cache_dir`` holds the
+    decoded images, the checkpoint of an interrupted training, from which the next call goes on, and the weights of finished
+    ones (``.pt``, a ``state_dict``). The same experiment
     on the same machine gives the same history (``seconds`` apart), to the last digit on a CPU with the same number of
     threads; on a GPU the order of sums in the backward pass varies, and the last digits with it.
     """
@@ -181,8 +183,8 @@ def make_optimizer(experiment: Experiment, model: nn.Module, steps: int) -> tupl
 
 
 def _train(experiment: Experiment, data: CarsData, cache_dir: Path, device: torch.device, checkpoint: Path, progress: Progress) -> Run:
-    train, test = make_batches(experiment, data, cache_dir, device)
     model = make_model(experiment, len(data.class_names), device)
+    train, test = make_batches(experiment, data, cache_dir, device)
     optimizer, scheduler = make_optimizer(experiment, model, experiment.epochs * len(train))
     history = train_test(
         model,
@@ -195,6 +197,7 @@ def _train(experiment: Experiment, data: CarsData, cache_dir: Path, device: torc
         checkpoint=checkpoint,
         progress=progress,
     )
+    torch.save(model.state_dict(), checkpoint.with_suffix(".pt"))
     predictions = pd.DataFrame({"label": data.test.labels, "prediction": evaluate(model, test).predictions})
     return Run(experiment, data.describe(), history, predictions, environment(device))
 

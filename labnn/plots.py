@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from labnn.data import CarModelsDataset, CarsData
 from labnn.experiment import Run
@@ -72,6 +73,17 @@ def show_images(dataset: CarModelsDataset, class_names: Sequence[str], columns: 
     for ax, index in zip(axes.flat, firsts, strict=False):
         ax.imshow(dataset.image(int(index)))
         ax.set_title(class_names[dataset.labels[index]], fontsize="small")
+    return figure
+
+
+def show_batch(images: Tensor, labels: Tensor, class_names: Sequence[str], columns: int = 8) -> Figure:
+    """The first ``columns`` images of a normalised batch as the network gets them."""
+    figure, axes = plt.subplots(1, columns, figsize=(1.4 * columns, 1.8), layout="constrained")
+    for ax, image, label in zip(axes, images.float().cpu(), labels.tolist(), strict=False):
+        shown = image - image.amin()
+        ax.imshow((shown / shown.amax()).permute(1, 2, 0))
+        ax.set_title(class_names[label], fontsize="x-small")
+        ax.axis("off")
     return figure
 
 

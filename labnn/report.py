@@ -1,12 +1,14 @@
 """Runs to a report's files: figures and tables of each data set, from live runs and recorded ones alike."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from labnn.compare import comparable
 from labnn.errors import LabError
 from labnn.experiment import Run, load_runs
 from labnn.plots import plot_curves
@@ -29,12 +31,20 @@ def write_report(runs: Sequence[Run], folder: str | Path) -> list[Path]:
 
 
 def write_recorded(runs_dir: str | Path, folder: str | Path) -> list[Path]:
-    """``write_report`` for every data set recorded in ``runs_dir``, each into a folder of its name. Raises ``LabError`` if none is."""
+    """``write_report`` for every group of comparable runs in ``runs_dir``; returns the paths.
+
+    Each group has a folder named by its data set, with a number where a data set has several. Raises ``LabError`` if
+    nothing is recorded.
+    """
     runs = load_runs(runs_dir)
     if not runs:
         raise LabError(f"В папке {runs_dir} нет записанных прогонов: обучите сети командой python -m labnn train.")
-    names = dict.fromkeys(run.data["name"] for run in runs)
-    return [path for name in names for path in write_report([run for run in runs if run.data["name"] == name], Path(folder) / name)]
+    paths, met = [], Counter()
+    for group in comparable(runs):
+        name = group[0].data["name"]
+        met[name] += 1
+        paths += write_report(group, Path(folder) / (name if met[name] == 1 else f"{name}-{met[name]}"))
+    return paths
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:

@@ -46,7 +46,7 @@ def summary_table(runs: Sequence[Run]) -> pd.DataFrame:
                 "Точность на обучении, %": _mean_and_deviation(group, "train_accuracy", 100, 1),
                 "Потери на тесте": _mean_and_deviation(group, "test_loss", 1, 3),
                 "Точность на тесте, %": _mean_and_deviation(group, "test_accuracy", 100, 1),
-                "Секунд на эпоху": _number(sum(run.history["seconds"].mean() for run in group) / len(group), 1),
+                "Секунд на эпоху": number(sum(run.history["seconds"].mean() for run in group) / len(group), 1),
             }
         )
     return pd.DataFrame(rows)
@@ -56,15 +56,15 @@ def settings_table(run: Run) -> pd.DataFrame:
     """The settings of a run and where it was made, a row each."""
     data, experiment, environment = run.data, run.experiment, run.environment
     rows = {
-        "Набор данных": f"{data['name']}: {thousands(data['train'])} / {thousands(data['test'])} снимков, классов: {data['classes']}",
+        "Набор данных": f"{data['name']}: {sizes(data)} снимков, классов: {data['classes']}",
         "Сеть": f"SqueezeNet {experiment.version.replace('_', '.')}"
         + (", пакетная нормализация" if experiment.batch_norm else "")
         + (", обходные связи" if experiment.bypass else ""),
         "Снимок на входе": f"{experiment.image_size} × {experiment.image_size} пикселей" + (", кадр по рамке" if data["crop_to_box"] else ""),
         "Эпох, размер пакета": f"{experiment.epochs}, {experiment.batch_size}",
-        "Скорость обучения": f"до {_number(experiment.lr, 4)}, один цикл",
-        "Регуляризация": f"сглаживание меток {_number(experiment.label_smoothing, 2)}, dropout {_number(experiment.dropout, 2)}, "
-        f"затухание весов {_number(experiment.weight_decay, 3)}, случайный кадр от {_number(experiment.min_crop_area, 2)} площади, отражение",
+        "Скорость обучения": f"до {number(experiment.lr, 4)}, один цикл",
+        "Регуляризация": f"сглаживание меток {number(experiment.label_smoothing, 2)}, dropout {number(experiment.dropout, 2)}, "
+        f"затухание весов {number(experiment.weight_decay, 3)}, случайный кадр от {number(experiment.min_crop_area, 2)} площади, отражение",
         "Вычислитель": f"{environment['processor'] if environment['device'] == 'cpu' else environment['device']}, "
         f"потоков: {environment['threads']}, {environment['precision']}, PyTorch {environment['torch']}",
     }
@@ -75,8 +75,8 @@ def chance_table(levels: ChanceLevels) -> pd.DataFrame:
     """What a classifier that has not looked at the picture reaches."""
     return pd.DataFrame(
         [
-            ["все классы равновероятны", _number(100 * levels.uniform_accuracy, 3), f"ln K = {_number(levels.uniform_loss, 4)}"],
-            ["всегда самый частый класс", _number(100 * levels.majority_share, 3), f"не ниже H = {_number(levels.prior_loss, 4)}"],
+            ["все классы равновероятны", number(100 * levels.uniform_accuracy, 3), f"ln K = {number(levels.uniform_loss, 4)}"],
+            ["всегда самый частый класс", number(100 * levels.majority_share, 3), f"не ниже H = {number(levels.prior_loss, 4)}"],
         ],
         columns=["Ответ наугад", "Точность, %", "Потери, нат"],
     )
@@ -96,8 +96,11 @@ def verdict(runs: Sequence[Run]) -> str:
     groups = by_optimizer(runs)
     if len(groups) < 2:
         return f"Прогоны есть только для одного оптимизатора ({', '.join(groups)}), сравнивать не с чем: разница не доказана."
+    seeds = set.intersection(*({run.experiment.seed for run in group} for group in groups.values()))
+    if not seeds:
+        return "У прогонов двух оптимизаторов нет общих зёрен, пар не составить: разница не доказана."
     (first, first_runs), (second, second_runs) = groups.items()
-    difference = paired_difference(first_runs, second_runs)
+    difference = paired_difference(*([run for run in group if run.experiment.seed in seeds] for group in (first_runs, second_runs)))
     points = f"{first} минус {second}: {_signed(100 * difference.mean)} процентного пункта тестовой точности"
     if difference.pairs == 1:
         return f"{points} в единственной паре прогонов. По одной паре разброс не оценить: разница не доказана."
@@ -115,7 +118,7 @@ def learned(runs: Sequence[Run], levels: ChanceLevels) -> str:
     sentences = []
     for name, group in by_optimizer(runs).items():
         accuracy = sum(last(run, "test_accuracy") for run in group) / len(group)
-        figures = f"{_number(100 * accuracy, 1)} % на тесте, доля самого частого класса {_number(100 * levels.majority_share, 2)} %"
+        figures = f"{number(100 * accuracy, 1)} % на тесте, доля самого частого класса {number(100 * levels.majority_share, 2)} %"
         outcome = "сеть научилась" if accuracy > 1.5 * levels.majority_share else "сеть не научилась: это уровень самого частого класса"
         sentences.append(f"{name}: {figures}, {outcome}.")
     return " ".join(sentences)
@@ -136,20 +139,25 @@ def save_table(table: pd.DataFrame, stem: str | Path) -> list[Path]:
     return paths
 
 
+def sizes(data: dict) -> str:
+    """Numbers of training and test images of a record's data set, «5 871 / 1 305»."""
+    return f"{thousands(data['train'])} / {thousands(data['test'])}"
+
+
 def thousands(number: int) -> str:
     """5871 as «5 871», the Russian way, with a no-break space."""
     return f"{number:,}".replace(",", "\u00a0")
 
 
+def number(value: float, digits: int) -> str:
+    """``value`` with ``digits`` decimals and a comma, the Russian way."""
+    return f"{value:.{digits}f}".replace(".", ",")
+
+
 def _mean_and_deviation(runs: Sequence[Run], metric: str, scale: float, digits: int) -> str:
     values = pd.Series([scale * last(run, metric) for run in runs])
-    mean = _number(values.mean(), digits)
-    return mean if len(values) == 1 else f"{mean} ± {_number(values.std(), digits)}"
-
-
-def _number(value: float, digits: int) -> str:
-    text = f"{value:.{digits}f}"
-    return text.replace(".", ",")
+    mean = number(values.mean(), digits)
+    return mean if len(values) == 1 else f"{mean} ± {number(values.std(), digits)}"
 
 
 def _signed(value: float) -> str:

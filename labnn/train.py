@@ -81,7 +81,7 @@ def train_test(
         if hasattr(train_loader, "set_epoch"):
             train_loader.set_epoch(epoch)
         start = time.perf_counter()
-        lr, train_loss, train_accuracy = _train_epoch(model, optimizer, train_loader, scheduler, label_smoothing)
+        lr, train_loss, train_accuracy = train_epoch(model, optimizer, train_loader, scheduler, label_smoothing)
         seconds = time.perf_counter() - start
         test = evaluate(model, test_loader)
         values = [epoch + 1, lr, seconds, train_loss, train_accuracy, test.loss, test.accuracy]
@@ -92,7 +92,10 @@ def train_test(
     return pd.DataFrame(rows, columns=HISTORY_COLUMNS)
 
 
-def _train_epoch(model, optimizer, loader, scheduler, label_smoothing) -> tuple[float, float, float]:
+def train_epoch(
+    model: nn.Module, optimizer: Optimizer, loader: Loader, scheduler: LRScheduler | None, label_smoothing: float
+) -> tuple[float, float, float]:
+    """One pass of ``train_test`` over ``loader``: the last step's learning rate, mean loss and accuracy on the way."""
     device = _device(model)
     sums = _Sums(device)
     lr = optimizer.param_groups[0]["lr"]

@@ -1,6 +1,11 @@
 """What the tests share: the embedded data set, and small real data sets cut from it."""
 
+import atexit
+import importlib.util
+import os
 import shutil
+import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +13,11 @@ import pytest
 import scipy.io
 
 from labnn.data import CarModelsDataset, open_dataset
+
+# The notebook, re-executed by the tests, trains anew and leaves the project's files alone.
+os.environ["LABNN_OUTPUT"] = tempfile.mkdtemp(prefix="labnn-")
+os.environ.pop("LABNN_DATA", None)
+atexit.register(shutil.rmtree, os.environ["LABNN_OUTPUT"], ignore_errors=True)
 
 PROJECT = Path(__file__).parent.parent
 MINICARS = PROJECT / "data" / "minicars"
@@ -27,6 +37,15 @@ def tiny_root(minicars, tmp_path) -> Path:
     copy_part(minicars.train, 16, root / "devkit" / "cars_train_annos.mat", root / "cars_train")
     copy_part(minicars.test, 8, root / "cars_test_annos_withlabels.mat", root / "cars_test")
     return root
+
+
+@pytest.fixture(scope="session")
+def draw_picture():
+    """``draw_picture`` of the script that drew the embedded set."""
+    spec = importlib.util.spec_from_file_location("draw_minicars", MINICARS.with_name("draw_minicars.py"))
+    script = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script.draw_picture
 
 
 def copy_part(part: CarModelsDataset, count: int, annotations_file: Path, images_dir: Path) -> None:

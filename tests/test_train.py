@@ -25,10 +25,10 @@ def handful(count: int = 12) -> TensorDataset:
     return TensorDataset(torch.stack(images), torch.tensor(labels))
 
 
-def train(epochs: int, optimizer=torch.optim.Adam, **options) -> pd.DataFrame:
+def train(epochs: int, optimizer=torch.optim.Adam, batch_size: int = 4, **options) -> pd.DataFrame:
     torch.manual_seed(0)
     model = SqueezeNet(10, dropout=0.0)
-    loader = DataLoader(handful(), batch_size=4, shuffle=True, generator=torch.Generator().manual_seed(0))
+    loader = DataLoader(handful(), batch_size, shuffle=True, generator=torch.Generator().manual_seed(0))
     return train_test(model, optimizer(model.parameters(), lr=1e-3), loader, DataLoader(handful(), batch_size=5), epochs, **options)
 
 
@@ -49,7 +49,7 @@ def test_original_call_prints_the_originals_lines_and_returns_the_history(capsys
 
 @pytest.mark.parametrize("amsgrad", [False, True])
 def test_loss_falls_and_a_handful_of_images_is_learned(amsgrad):
-    history = train(15, lambda parameters, lr: torch.optim.Adam(parameters, lr=lr, amsgrad=amsgrad))
+    history = train(20, lambda parameters, lr: torch.optim.Adam(parameters, lr=lr, amsgrad=amsgrad), batch_size=12)
     assert history["train_loss"].iloc[-1] < 0.5 * history["train_loss"].iloc[0]
     assert history["train_accuracy"].iloc[-1] >= 0.9
 
