@@ -55,6 +55,7 @@ class CarModelsDataset(Dataset):
         _check_names(names, annotations_file)
         present = _present_images(names, images_dir, missing)
         self.labels, self.boxes = self.labels[present], self.boxes[present]
+        self.images_dir = images_dir
         self.paths = [images_dir / names[index] for index in present]
         self.transform = transform
         self.crop_to_box = crop_to_box
@@ -84,12 +85,16 @@ class CarModelsDataset(Dataset):
 
 
 class CarsData(NamedTuple):
-    """A data set: its name, its two parts and the class names in the order of the labels."""
+    """A data set: its two parts and the class names in the order of the labels."""
 
-    name: str
     train: CarModelsDataset
     test: CarModelsDataset
     class_names: list[str]
+
+    @property
+    def name(self) -> str:
+        """The name of the data set's folder."""
+        return self.train.images_dir.resolve().parent.name
 
     def describe(self) -> dict:
         """What a record says of the data: name, fingerprint, numbers of images and classes, whether boxes were cropped to."""
@@ -125,7 +130,7 @@ def open_dataset(root: str | Path, transform: Callable | None = None, *, crop_to
     options = {"class_names": class_names, "crop_to_box": crop_to_box, "missing": missing}
     train = CarModelsDataset(root / "devkit" / "cars_train_annos.mat", root / "cars_train", transform, **options)
     test = CarModelsDataset(root / "cars_test_annos_withlabels.mat", root / "cars_test", transform, **options)
-    return CarsData(root.resolve().name, train, test, class_names)
+    return CarsData(train, test, class_names)
 
 
 class ChanceLevels(NamedTuple):

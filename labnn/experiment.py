@@ -127,9 +127,9 @@ def run_or_load(
 
     ``progress`` is called after each epoch, and once with the whole history of a run that was found. ``cache_dir`` holds the
     decoded images, the checkpoint of an interrupted training, from which the next call goes on, and the weights of finished
-    ones (``.pt``, a ``state_dict``). The same experiment
-    on the same machine gives the same history (``seconds`` apart), to the last digit on a CPU with the same number of
-    threads; on a GPU the order of sums in the backward pass varies, and the last digits with it.
+    ones (``.pt``, a ``state_dict``). The same experiment on the same machine gives the same history (``seconds`` apart), to
+    the last digit on a CPU with the same number of threads; on a GPU the order of sums in the backward pass varies, and the
+    last digits with it.
     """
     folder = Path(runs_dir) / run_name(experiment, data)
     if folder.exists():

@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from labnn.data import CarModelsDataset, CarsData
@@ -32,6 +33,7 @@ def plot_metric(runs: Sequence[Run], metric: str, ax: Axes | None = None) -> Axe
     chance = np.log(classes) if metric == "loss" else 100 / classes
     ax.axhline(chance, color="0.45", linestyle=":", linewidth=1.2, label=f"наугад, K = {classes}")
     ax.set(xlabel="эпоха", ylabel=label)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(alpha=0.25)
     ax.legend(frameon=False, fontsize="small")
     return ax
@@ -66,7 +68,7 @@ def plot_class_sizes(data: CarsData, ax: Axes | None = None) -> Axes:
 
 def show_images(dataset: CarModelsDataset, class_names: Sequence[str], columns: int = 5, rows: int = 2) -> Figure:
     """The first image of each of the first ``rows * columns`` classes, with its name."""
-    figure, axes = plt.subplots(rows, columns, figsize=(2.2 * columns, 1.9 * rows), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(2.2 * columns, 1.5 * rows), layout="constrained", squeeze=False)
     _, firsts = np.unique(dataset.labels, return_index=True)
     for ax in axes.flat:
         ax.axis("off")

@@ -34,10 +34,10 @@ class LiveProgress:
         row = rows[-1]
         spent = sum(row["seconds"] for row in rows)
         left = spent / len(rows) * (epochs - len(rows))
-        state = f"осталось около {_clock(left)}" if len(rows) < epochs else f"готово, обучение заняло {_clock(spent)}"
+        state = f"осталось около {_clock(left)}" if len(rows) < epochs else f"готово за {_clock(spent)}"
         text = (
             f"{self.title}: эпоха {row['epoch']} из {epochs}, потери {row['train_loss']:.4f}, точность {row['train_accuracy']:.2%}, "
-            f"тестовая точность {row['test_accuracy']:.2%}; {state}"
+            f"на тесте {row['test_accuracy']:.2%}; {state}"
         )
         self._handle.update({"text/plain": text}, raw=True)
 

@@ -22,15 +22,11 @@ def by_optimizer(runs: Sequence[Run]) -> dict[str, list[Run]]:
 def epoch_table(runs: Sequence[Run]) -> pd.DataFrame:
     """The original report's table of one optimizer: a row an epoch; means over ``runs``, which differ in the seed only."""
     mean = pd.concat([run.history for run in runs]).groupby("epoch").mean()
-    return pd.DataFrame(
-        {
-            "Эпоха": mean.index,
-            "Время обучения, с": mean["seconds"].round(2).to_numpy(),
-            "Потери": mean["train_loss"].round(4).to_numpy(),
-            "Точность, %": (100 * mean["train_accuracy"]).round(2).to_numpy(),
-            "Тестовая точность, %": (100 * mean["test_accuracy"]).round(2).to_numpy(),
-        }
-    )
+    rows = [
+        [epoch, number(row.seconds, 2), number(row.train_loss, 4), number(100 * row.train_accuracy, 2), number(100 * row.test_accuracy, 2)]
+        for epoch, row in mean.iterrows()
+    ]
+    return pd.DataFrame(rows, columns=["Эпоха", "Время обучения, с", "Потери", "Точность, %", "Тестовая точность, %"])
 
 
 def summary_table(runs: Sequence[Run]) -> pd.DataFrame:
@@ -124,11 +120,16 @@ def learned(runs: Sequence[Run], levels: ChanceLevels) -> str:
     return " ".join(sentences)
 
 
+def to_markdown(table: pd.DataFrame) -> str:
+    """``table`` in Markdown, numbers with the decimals that they have and words as they are."""
+    return table.to_markdown(index=False, disable_numparse=True)
+
+
 def save_table(table: pd.DataFrame, stem: str | Path) -> list[Path]:
     """Writes ``table`` to ``stem``.csv and ``stem``.md, each whole or not at all; returns their paths."""
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
-    texts = {".csv": table.to_csv(index=False, lineterminator="\n"), ".md": table.to_markdown(index=False, disable_numparse=True) + "\n"}
+    texts = {".csv": table.to_csv(index=False, lineterminator="\n"), ".md": to_markdown(table) + "\n"}
     paths = []
     for suffix, text in texts.items():
         path = stem.with_name(stem.name + suffix)

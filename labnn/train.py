@@ -77,6 +77,8 @@ def train_test(
         keep_freed_memory()
     model.to(memory_format=torch.channels_last)
     rows = _load_checkpoint(checkpoint, model, optimizer, scheduler) if checkpoint and Path(checkpoint).exists() else []
+    if len(rows) == epochs:  # stopped after the last epoch, before anyone saw the result
+        progress(rows, epochs)
     for epoch in range(len(rows), epochs):
         if hasattr(train_loader, "set_epoch"):
             train_loader.set_epoch(epoch)

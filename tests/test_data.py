@@ -65,6 +65,12 @@ def test_boxes_lie_on_their_images_and_cropping_follows_them(minicars):
         assert cropped.image(index).tobytes() == expected.tobytes()
 
 
+def test_a_data_set_is_its_two_parts_and_class_names(tiny_root):
+    train, test, class_names = data = open_dataset(tiny_root)
+    assert (len(train), len(test), len(class_names)) == (16, 8, 10)
+    assert data.name == "tiny"
+
+
 def test_parent_folder_in_torchvisions_sense_is_accepted(tiny_root, tmp_path):
     tiny_root.rename(tmp_path / "stanford_cars")
     assert len(open_dataset(tmp_path).train) == 16

@@ -118,6 +118,14 @@ def test_interrupted_training_goes_on_to_the_same_history(tmp_path):
     pd.testing.assert_frame_equal(resumed.drop(columns="seconds"), whole.drop(columns="seconds"), check_exact=True)
 
 
+def test_training_stopped_after_its_last_epoch_still_tells_the_result(tmp_path):
+    with pytest.raises(Interrupted):
+        resumable(tmp_path, interrupt_after(4))
+    told = []
+    resumable(tmp_path, lambda rows, epochs: told.append(len(rows)))
+    assert told == [4]
+
+
 def test_broken_checkpoint_is_told_and_not_unpickled(tmp_path):
     (tmp_path / "checkpoint").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
     with pytest.raises(LabError, match="checkpoint.*удалите"):
