@@ -87,6 +87,19 @@ def rectangle(x1: float, y1: float, x2: float, y2: float) -> Points:
     return ((x1, y1), (x1, y2), (x2, y2), (x2, y1))
 
 
+def slats(x1: float, x2: float, y1: float, y2: float) -> Sequence[tuple[str, Points]]:
+    """A panel of upright slats, dark and light in turn: a texture that leaves the mean colour alone."""
+    return tuple(("dark paint" if index % 2 else "light paint", rectangle(x, y1, x + 1.4, y2)) for index, x in enumerate(np.arange(x1, x2, 1.4)))
+
+
+def chequers(x1: float, x2: float, y1: float, y2: float) -> Sequence[tuple[str, Points]]:
+    """A taxi's stripe: two rows of squares, dark and light in turn."""
+    middle = (y1 + y2) / 2
+    upper = slats(x1, x2, middle, y2)
+    lower = slats(x1 + 1.4, x2 + 1.4, y1, middle)
+    return (*upper, *lower)
+
+
 BODIES = (
     Body(
         "седан",
@@ -108,6 +121,7 @@ BODIES = (
         profile=path("0.4,3 0,5 0.2,9 0.7,10.4 2.6,14.2 5,15.1 18,15.3 25,14.6 33,10 44,8.6 47.4,7.2 48,5 47.6,2.8"),
         glass=path("2.8,10.4 4.6,13.8 18,14.2 24.4,13.7 31,10.4"),
         front=(
+            *slats(13, 36, 4.6, 9),
             ("metal", path("4,15.9 4.5,16.8 22,16.8 22.5,15.9")), ("metal", rectangle(5, 15, 6, 16)),
             ("metal", rectangle(20.5, 15, 21.5, 16)),
         ),
@@ -161,7 +175,7 @@ BODIES = (
         wheels=(8.6, 38, 3.3, 0.7), lamps=(11.4, 7.6), pillars=(11, 20.5, 30.6), seams=(11, 20.5, 31), handles=(18.6, 22),
         profile=path("0.4,3.2 0,6 0.2,11 1.2,16.2 3.5,17.5 18,18 26,17.4 30,16 40,10 44.5,8.4 46,6 45.6,3"),
         glass=path("2,10.8 2.8,15.7 18,16.6 27,16 29.6,15 36.6,10.8"),
-        front=(("hole", rectangle(2, 9.2, 11, 10)),),
+        front=(("hole", rectangle(2, 9.2, 11, 10)), *chequers(13, 34, 5.6, 8.6)),
     ),
     Body(
         "фургон",
@@ -279,7 +293,7 @@ def draw_body(rng: np.random.Generator, brush: Brush, body: Body) -> None:
     """The car from its far side to its near side, each part over the ones before."""
     paint = random_colour(rng, *PAINTS[rng.integers(len(PAINTS))])
     glass = random_colour(rng, (0, 0.3), (0.15, 0.8), hue=(0.5, 0.64))
-    colours = COLOURS | {"glass": glass}
+    colours = COLOURS | {"glass": glass, "light paint": shade(paint, 1.5), "dark paint": shade(paint, 0.45)}
     rear, front, radius, arch = body.wheels
     sill = min(body.profile[0][1], body.profile[-1][1])
     for x in (rear, front):

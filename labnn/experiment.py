@@ -83,7 +83,7 @@ class Run:
         unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
         unfinished.mkdir(parents=True)
         try:
-            final = self.history.iloc[-1].drop(["lr", "seconds"]).to_dict() | {"training_seconds": round(self.history["seconds"].sum(), 2)}
+            final = self.history.iloc[-1].drop(["epoch", "lr", "seconds"]).to_dict() | {"training_seconds": round(self.history["seconds"].sum(), 2)}
             record = {"experiment": asdict(self.experiment), "data": self.data, "environment": self.environment, "final": final}
             text = json.dumps(record, ensure_ascii=False, indent=2)
             (unfinished / "run.json").write_text(text + "\n", encoding="utf-8")
