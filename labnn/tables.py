@@ -97,10 +97,10 @@ def verdict(runs: Sequence[Run]) -> str:
         return "У прогонов двух оптимизаторов нет общих зёрен, пар не составить: разница не доказана."
     (first, first_runs), (second, second_runs) = groups.items()
     difference = paired_difference(*([run for run in group if run.experiment.seed in seeds] for group in (first_runs, second_runs)))
-    points = f"{first} минус {second}: {_signed(100 * difference.mean)} процентного пункта тестовой точности"
+    points = f"{first} минус {second}: {signed(100 * difference.mean)} процентного пункта тестовой точности"
     if difference.pairs == 1:
         return f"{points} в единственной паре прогонов. По одной паре разброс не оценить: разница не доказана."
-    interval = f"доверительный интервал от {_signed(100 * difference.low)} до {_signed(100 * difference.high)}"
+    interval = f"доверительный интервал от {signed(100 * difference.low)} до {signed(100 * difference.high)}"
     level = f"{100 * difference.confidence:.0f}-процентный"
     evidence = f"{points} в среднем по парам с общим зерном (пар: {difference.pairs}), {level} {interval}."
     if not difference.proven:
@@ -155,11 +155,12 @@ def number(value: float, digits: int) -> str:
     return f"{value:.{digits}f}".replace(".", ",")
 
 
+def signed(value: float) -> str:
+    """``value`` with one decimal, a comma and its sign: «+1,5», «−0,2»."""
+    return f"{value:+.1f}".replace(".", ",").replace("-", "−")
+
+
 def _mean_and_deviation(runs: Sequence[Run], metric: str, scale: float, digits: int) -> str:
     values = pd.Series([scale * last(run, metric) for run in runs])
     mean = number(values.mean(), digits)
     return mean if len(values) == 1 else f"{mean} ± {number(values.std(), digits)}"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.1f}".replace(".", ",").replace("-", "−")
