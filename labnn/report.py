@@ -1,6 +1,5 @@
 """Runs to a report's files: figures and tables of each data set, from live runs and recorded ones alike."""
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 from labnn.compare import comparable
 from labnn.errors import LabError
 from labnn.experiment import Run, load_runs
+from labnn.files import written_whole
 from labnn.plots import plot_curves
 from labnn.tables import OPTIMIZER_NAMES, epoch_table, save_table, settings_table, summary_table
 
@@ -50,8 +50,6 @@ def write_recorded(runs_dir: str | Path, folder: str | Path) -> list[Path]:
 def save_figure(figure: Figure, path: str | Path) -> Path:
     """Writes ``figure`` as PNG whole or not at all; returns the path."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    figure.savefig(unfinished, dpi=130, format="png")
-    os.replace(unfinished, path)
+    with written_whole(path) as unfinished:
+        figure.savefig(unfinished, dpi=130, format="png")
     return path

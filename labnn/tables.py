@@ -1,6 +1,5 @@
 """Results in Russian words and tables. The one file with the wording of results."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pandas as pd
 from labnn.compare import last, paired_difference
 from labnn.data import CarsData, ChanceLevels
 from labnn.experiment import Run
+from labnn.files import written_whole
 
 OPTIMIZER_NAMES = {"amsgrad": "AMSGrad", "adam": "Adam"}
 
@@ -128,14 +128,12 @@ def to_markdown(table: pd.DataFrame) -> str:
 def save_table(table: pd.DataFrame, stem: str | Path) -> list[Path]:
     """Writes ``table`` to ``stem``.csv and ``stem``.md, each whole or not at all; returns their paths."""
     stem = Path(stem)
-    stem.parent.mkdir(parents=True, exist_ok=True)
     texts = {".csv": table.to_csv(index=False, lineterminator="\n"), ".md": to_markdown(table) + "\n"}
     paths = []
     for suffix, text in texts.items():
         path = stem.with_name(stem.name + suffix)
-        unfinished = path.with_name(f".{path.name}.unfinished")
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, path)
+        with written_whole(path) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
         paths.append(path)
     return paths
 

@@ -1,7 +1,6 @@
 """One training: epochs of steps over batches, a test after each, and the history of both."""
 
 import ctypes
-import os
 import sys
 import time
 from collections.abc import Iterable
@@ -17,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from labnn.errors import LabError
+from labnn.files import written_whole
 from labnn.progress import Progress, print_progress
 
 HISTORY_COLUMNS = ["epoch", "lr", "seconds", "train_loss", "train_accuracy", "test_loss", "test_accuracy"]
@@ -190,9 +190,8 @@ def _save_checkpoint(path: str | Path, model, optimizer, scheduler, rows: list[d
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "rows": rows,
     }
-    unfinished = Path(f"{path}.unfinished")
-    torch.save(state, unfinished)
-    os.replace(unfinished, path)
+    with written_whole(path) as unfinished:
+        torch.save(state, unfinished)
 
 
 def _load_checkpoint(path: str | Path, model, optimizer, scheduler) -> list[dict]:
