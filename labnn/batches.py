@@ -54,7 +54,7 @@ class Batches:
     """Iterates ``(images, labels)``: float32 ``(batch, 3, H, W)``, normalised, in channels-last memory, and int64 ``(batch,)``.
 
     ``images`` is uint8 ``(n, H, W, 3)``; on a GPU it is copied to the device once. ``augment(images, generator)`` changes a
-    whole float batch (0..255) on the device. With ``shuffle`` each pass has its own order and its own augmentation, both
+    whole float batch (0..255) on the device; ``mix(images, labels, random)`` then changes the normalised batch and its labels. With ``shuffle`` each pass has its own order and its own augmentation, both
     fixed by ``seed`` and the pass's number; ``set_epoch`` sets that number, as in PyTorch's ``DistributedSampler``.
     """
 
@@ -67,6 +67,7 @@ class Batches:
         device: str | torch.device = "cpu",
         shuffle: bool = False,
         augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+        mix: Callable[[Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor]] | None = None,
         seed: int = 0,
     ):
         self.device = torch.device(device)
@@ -75,6 +76,7 @@ class Batches:
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.augment = augment
+        self.mix = mix
         self.seed = seed
         self._epoch = 0
         self._mean = torch.tensor(_MEAN, device=self.device).view(3, 1, 1)
@@ -90,6 +92,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + self._epoch)
+        random = np.random.default_rng([self.seed, self._epoch])
         self._epoch += 1
         n = len(self.labels)
         order = torch.randperm(n, generator=generator, device=self.device) if self.shuffle else torch.arange(n, device=self.device)
@@ -97,32 +100,79 @@ class Batches:
             images = self.images[chosen].permute(0, 3, 1, 2).float()
             if self.augment is not None:
                 images = self.augment(images, generator)
-            yield (images - self._mean) / self._std, self.labels[chosen]
+            images = ((images - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
+            labels = self.labels[chosen]
+            yield (images, labels) if self.mix is None else self.mix(images, labels, random)
 
 
-class RandomCropFlip:
-    """Random resized crop and mirror, drawn for each image of a batch: float ``(batch, 3, h, w)`` to ``(batch, 3, size, size)``.
+class Augment:
+    """New pictures from old, each drawn for itself: float ``(batch, 3, h, w)``, 0..255, to ``(batch, 3, size, size)``.
 
-    The crop has ``min_area``..1 of the picture's area and an aspect of 3/4..4/3 (Szegedy et al. 2014, arXiv 1409.4842,
-    section 6); half of the pictures are mirrored. One bilinear sampling does both.
+    A random crop has ``min_area``..1 of the picture's area and an aspect of 3/4..4/3 (Szegedy et al. 2014, arXiv 1409.4842,
+    section 6); with ``mirror`` half of the pictures are mirrored; one bilinear sampling does both. Brightness and contrast
+    change by factors of 1 - ``colour``..1 + ``colour``.
     """
 
-    def __init__(self, size: int, min_area: float = 0.35):
+    def __init__(self, size: int, min_area: float = 0.35, mirror: bool = True, colour: float = 0.0):
         self.size = size
         self.min_area = min_area
+        self.mirror = mirror
+        self.colour = colour
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        n = len(images)
-        area, log_aspect, left, top, mirror = torch.rand(5, n, generator=generator, device=images.device)
+        n, device = len(images), images.device
+        area, log_aspect, left, top, side, brightness, contrast = torch.rand(7, n, 1, 1, generator=generator, device=device)
         area = self.min_area + (1 - self.min_area) * area
-        aspect = torch.exp((2 * log_aspect - 1) * math.log(4 / 3))
+        aspect = torch.exp((2 * log_aspect - 1) * math.log(4 / 3)) if self.min_area < 1 else torch.ones_like(area)
         width = (area * aspect).sqrt().clamp(max=1)
         height = (area / aspect).sqrt().clamp(max=1)
-        # Affine map from output to input, both in -1..1 (torch.nn.functional.affine_grid).
-        theta = torch.zeros(n, 2, 3, device=images.device)
-        theta[:, 0, 0] = torch.where(mirror < 0.5, -width, width)
-        theta[:, 1, 1] = height
-        theta[:, 0, 2] = (1 - width) * (2 * left - 1)
-        theta[:, 1, 2] = (1 - height) * (2 * top - 1)
-        grid = F.affine_grid(theta, [n, 3, self.size, self.size], align_corners=False)
-        return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+        # Where the output's pixel centres lie in the input, both in -1..1 (torch.nn.functional.grid_sample).
+        centres = torch.linspace(1 / self.size - 1, 1 - 1 / self.size, self.size, device=device)
+        x = centres * (torch.where(side < 0.5, -width, width) if self.mirror else width) + (1 - width) * (2 * left - 1)
+        y = centres.view(-1, 1) * height + (1 - height) * (2 * top - 1)
+        grid = torch.stack([x.expand(n, self.size, self.size), y.expand(n, self.size, self.size)], dim=3)
+        images = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+        if not self.colour:
+            return images
+        gain = 1 + self.colour * (2 * contrast.unsqueeze(1) - 1)
+        shift = 1 + self.colour * (2 * brightness.unsqueeze(1) - 1)
+        return images * (gain * shift) + images.mean(dim=(1, 2, 3), keepdim=True) * (1 - gain) * shift
+
+
+class Mix:
+    """CutMix or mixup of each picture with another of its batch, on a random ``share`` of the batches.
+
+    ``(images, labels)``, labels int64 ``(batch,)``, become ``(images, targets)``, targets float ``(batch, num_classes)``:
+    the shares of the two classes. CutMix (Yun et al. 2019, arXiv 1905.04899) pastes a rectangle, its share of the picture
+    uniform; mixup (Zhang et al. 2018, arXiv 1710.09412) adds the pictures with a weight from Beta(0.4, 0.4). One rectangle or weight serves the
+    whole batch, drawn on the host, so that a GPU need not wait.
+    """
+
+    def __init__(self, num_classes: int, share: float):
+        self.num_classes = num_classes
+        self.share = share
+
+    def __call__(self, images: Tensor, labels: Tensor, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+        targets = F.one_hot(labels, self.num_classes).float()
+        chosen, cut = random.random(2)
+        if chosen >= self.share:
+            return images, targets
+        other = images.roll(1, 0)
+        if cut < 0.5:
+            kept = float(random.beta(0.4, 0.4))
+            images = torch.lerp(other, images, kept)
+        else:
+            height, width = images.shape[2:]
+            side = math.sqrt(1 - random.random())
+            top, bottom = _span(height, side, random)
+            left, right = _span(width, side, random)
+            images = images.clone()
+            images[:, :, top:bottom, left:right] = other[:, :, top:bottom, left:right]
+            kept = 1 - (bottom - top) * (right - left) / (height * width)
+        return images, torch.lerp(targets.roll(1, 0), targets, kept)
+
+
+def _span(length: int, share: float, random: np.random.Generator) -> tuple[int, int]:
+    """A stretch of ``share`` of ``length`` around a random centre, cut off at the ends."""
+    centre, half = random.integers(length), round(share * length / 2)
+    return max(centre - half, 0), min(centre + half, length)

@@ -1,5 +1,6 @@
 """Files to labelled images: the data set on disk, in the layout of ``torchvision.datasets.StanfordCars``."""
 
+import copy
 import hashlib
 import json
 import os
@@ -67,6 +68,13 @@ class CarModelsDataset(Dataset):
         image = self.image(index)
         return image if self.transform is None else self.transform(image), int(self.labels[index])
 
+    def subset(self, indices: Sequence[int]) -> "CarModelsDataset":
+        """The photos ``indices``, in that order, as a data set of their own."""
+        part = copy.copy(self)
+        part.labels, part.boxes = self.labels[indices], self.boxes[indices]
+        part.paths = [self.paths[index] for index in indices]
+        return part
+
     def image(self, index: int) -> Image.Image:
         """The photo ``index``, RGB, cropped to its box when the data set was asked to."""
         path = self.paths[index]
@@ -93,8 +101,23 @@ class CarsData(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name of the data set's folder."""
-        return self.train.images_dir.resolve().parent.name
+        """The name of the data set's folder, with "-validation" where the test photos come from the training part."""
+        folder = self.train.images_dir.resolve()
+        return folder.parent.name + ("-validation" if folder == self.test.images_dir.resolve() else "")
+
+    def validation(self, share: float = 0.15, seed: int = 0) -> "CarsData":
+        """The training part cut in two, ``share`` of every class for the second, which stands where the test part stood.
+
+        Everything is chosen on this; the test part is not in it. The cut depends on ``seed`` and the labels only. A class of
+        one image stays whole in the first part. Raises ``LabError`` where nothing would be left to validate on.
+        """
+        order = np.random.default_rng(seed).permutation(len(self.train))
+        labels = self.train.labels[order]
+        held = np.concatenate([order[labels == label][: _share_of((labels == label).sum(), share)] for label in np.unique(labels)])
+        if not held.size:
+            raise LabError(f"Доля проверочной части {share} не оставляет в ней ни одного снимка: увеличьте её.")
+        kept = np.setdiff1d(np.arange(len(self.train)), held)
+        return CarsData(self.train.subset(kept), self.train.subset(np.sort(held)), self.class_names)
 
     def describe(self) -> dict:
         """What a record says of the data: name, fingerprint, numbers of images and classes, whether boxes were cropped to."""
@@ -150,6 +173,10 @@ def chance_levels(labels: Sequence[int]) -> ChanceLevels:
     counts = np.unique(np.asarray(labels), return_counts=True)[1]
     shares = counts / counts.sum()
     return ChanceLevels(1 / len(counts), float(shares.max()), float(np.log(len(counts))), float(-(shares * np.log(shares)).sum()))
+
+
+def _share_of(count: int, share: float) -> int:
+    return min(round(count * share), count - 1)
 
 
 def _load_mat(path: Path, name: str) -> np.ndarray:

@@ -12,12 +12,12 @@ import pandas as pd
 import torch
 from torch import nn
 
-from labnn.batches import Batches, RandomCropFlip, decode_images
+from labnn.batches import Augment, Batches, Mix, decode_images
 from labnn.data import CarsData
 from labnn.errors import LabError
 from labnn.model import SqueezeNet
 from labnn.progress import Progress, print_progress
-from labnn.train import HISTORY_COLUMNS, evaluate, precision, train_test
+from labnn.train import HISTORY_COLUMNS, CosineCrossEntropy, evaluate, precision, train_test
 
 # Arguments of torch.optim.Adam that make each optimizer of the lab.
 OPTIMIZERS = {"adam": {"amsgrad": False}, "amsgrad": {"amsgrad": True}}
@@ -27,9 +27,11 @@ OPTIMIZERS = {"adam": {"amsgrad": False}, "amsgrad": {"amsgrad": True}}
 class Experiment:
     """Everything that decides how one network is trained; two equal experiments on equal data are the same run.
 
-    ``lr`` is the peak of the one-cycle schedule (Smith and Topin 2017, arXiv 1708.07120), reached after ``warmup`` of all
-    steps; ``weight_decay`` is decoupled (Loshchilov and Hutter, arXiv 1711.05101); ``image_size`` is the side in pixels that
-    the network sees; ``min_crop_area`` the smallest share of a training picture that a random crop keeps.
+    ``lr`` is the peak of the "one_cycle" ``schedule`` (Smith and Topin 2017, arXiv 1708.07120), reached after ``warmup`` of
+    all steps, or all that a "constant" one has; ``weight_decay`` is decoupled (Loshchilov and Hutter, arXiv 1711.05101);
+    ``image_size`` is the side in pixels that the network sees; ``min_crop_area``, ``mirror`` and ``colour`` are ``Augment``'s,
+    ``mix`` the share of batches that ``Mix`` mixes, ``cosine`` the weight in ``CosineCrossEntropy``; ``init``, ``logits_relu``,
+    ``version``, ``batch_norm``, ``bypass``, ``dropout`` are ``SqueezeNet``'s, ``ema_decay`` and ``mirror_test`` ``train_test``'s.
     Raises ``LabError`` for a value that no training can have.
     """
 
@@ -47,6 +49,15 @@ class Experiment:
     batch_norm: bool = True
     bypass: bool = True
     dropout: float = 0.2
+    init: str = "he"
+    logits_relu: bool = False
+    schedule: str = "one_cycle"
+    mirror: bool = True
+    colour: float = 0.3
+    mix: float = 0.3
+    mirror_test: bool = True
+    ema_decay: float = 0.0
+    cosine: float = 0.0
 
     def __post_init__(self):
         if self.optimizer not in OPTIMIZERS:
@@ -54,6 +65,9 @@ class Experiment:
         for name, least in {"epochs": 1, "batch_size": 1, "image_size": 32, "seed": 0}.items():
             if getattr(self, name) < least:
                 raise LabError(f"Значение {name}={getattr(self, name)} не годится: задайте {least} или больше.")
+        for name, choices in {"init": ("he", "default"), "schedule": ("one_cycle", "constant")}.items():
+            if getattr(self, name) not in choices:
+                raise LabError(f"Значение {name}={getattr(self, name)} не годится: выберите одно из {', '.join(choices)}.")
         if not 0 < self.lr < float("inf"):
             raise LabError(f"Скорость обучения lr={self.lr} не годится: задайте положительное число, например 0.003.")
 
@@ -100,7 +114,7 @@ class Run:
         try:
             record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
             # As text first: Python's own float() gives back every digit in all versions of pandas.
-            history = pd.read_csv(folder / "history.csv", dtype=str)[HISTORY_COLUMNS].astype(float).astype({"epoch": int})
+            history = pd.read_csv(folder / "history.csv", dtype=str)[HISTORY_COLUMNS].replace({"False": 0, "True": 1}).astype(float).astype({"epoch": int, "collapsed": bool})
             predictions = pd.read_csv(folder / "predictions.csv")[["label", "prediction"]]
             return cls(Experiment(**record["experiment"]), record["data"], history, predictions, record["environment"])
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -152,23 +166,37 @@ def run_name(experiment: Experiment, data: CarsData) -> str:
 
 
 def make_batches(experiment: Experiment, data: CarsData, cache_dir: str | Path, device: str | torch.device = "cpu") -> tuple[Batches, Batches]:
-    """Training and test batches of ``experiment``; training pictures are kept a quarter larger, so that crops stay sharp."""
-    train_images = decode_images(data.train, experiment.image_size * 5 // 4, cache_dir)
-    test_images = decode_images(data.test, experiment.image_size, cache_dir)
-    augment = RandomCropFlip(experiment.image_size, experiment.min_crop_area)
-    train = Batches(train_images, data.train.labels, experiment.batch_size, device=device, shuffle=True, augment=augment, seed=experiment.seed)
+    """Training and test batches of ``experiment``; pictures to crop from are kept a quarter larger, so that crops stay sharp."""
+    size, crops = experiment.image_size, experiment.min_crop_area < 1
+    augment = mix = None
+    if crops or experiment.mirror or experiment.colour:
+        augment = Augment(size, experiment.min_crop_area, experiment.mirror, experiment.colour)
+    if experiment.mix:
+        mix = Mix(len(data.class_names), experiment.mix)
+    train_images = decode_images(data.train, size * 5 // 4 if crops else size, cache_dir)
+    test_images = decode_images(data.test, size, cache_dir)
+    options = {"device": device, "shuffle": True, "seed": experiment.seed}
+    train = Batches(train_images, data.train.labels, experiment.batch_size, augment=augment, mix=mix, **options)
     return train, Batches(test_images, data.test.labels, 128, device=device)
 
 
 def make_model(experiment: Experiment, num_classes: int, device: str | torch.device = "cpu") -> SqueezeNet:
     """The network of ``experiment`` with the weights that its seed draws."""
     torch.manual_seed(experiment.seed)
-    model = SqueezeNet(num_classes, experiment.version, experiment.batch_norm, experiment.bypass, experiment.dropout)
+    model = SqueezeNet(
+        num_classes,
+        experiment.version,
+        experiment.batch_norm,
+        experiment.bypass,
+        experiment.dropout,
+        logits_relu=experiment.logits_relu,
+        init=experiment.init,
+    )
     return model.to(device)
 
 
-def make_optimizer(experiment: Experiment, model: nn.Module, steps: int) -> tuple[torch.optim.Adam, torch.optim.lr_scheduler.OneCycleLR]:
-    """Adam or AMSGrad over ``model`` and its one-cycle schedule of ``steps`` steps."""
+def make_optimizer(experiment: Experiment, model: nn.Module, steps: int) -> tuple[torch.optim.Adam, torch.optim.lr_scheduler.LRScheduler]:
+    """Adam or AMSGrad over ``model`` and its schedule of ``steps`` steps."""
     optimizer = torch.optim.Adam(
         model.parameters(),
         lr=experiment.lr,
@@ -177,9 +205,10 @@ def make_optimizer(experiment: Experiment, model: nn.Module, steps: int) -> tupl
         fused=True,
         **OPTIMIZERS[experiment.optimizer],
     )
+    if experiment.schedule == "constant":
+        return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1)
     # Without cycling momentum: beta1 stays what the two papers have.
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, experiment.lr, steps, pct_start=experiment.warmup, cycle_momentum=False)
-    return optimizer, scheduler
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, experiment.lr, steps, pct_start=experiment.warmup, cycle_momentum=False)
 
 
 def _train(experiment: Experiment, data: CarsData, cache_dir: Path, device: torch.device, checkpoint: Path, progress: Progress) -> Run:
@@ -193,12 +222,14 @@ def _train(experiment: Experiment, data: CarsData, cache_dir: Path, device: torc
         test,
         experiment.epochs,
         scheduler=scheduler,
-        label_smoothing=experiment.label_smoothing,
+        criterion=CosineCrossEntropy(experiment.cosine, experiment.label_smoothing),
+        ema_decay=experiment.ema_decay,
+        mirror_test=experiment.mirror_test,
         checkpoint=checkpoint,
         progress=progress,
     )
     torch.save(model.state_dict(), checkpoint.with_suffix(".pt"))
-    predictions = pd.DataFrame({"label": data.test.labels, "prediction": evaluate(model, test).predictions})
+    predictions = pd.DataFrame({"label": data.test.labels, "prediction": evaluate(model, test, mirror=experiment.mirror_test).predictions})
     return Run(experiment, data.describe(), history, predictions, environment(device))
 
 

@@ -56,19 +56,33 @@ class SqueezeNet(nn.Module):
     leave nothing of smaller ones). Without ``batch_norm`` the ``state_dict`` has the keys and shapes of torchvision's
     ``squeezenet1_0/1_1``, and the same weights give the same outputs.
 
-    With ``batch_norm`` the ReLU over the last convolution is left out: half of the logits start below zero, where it has no
-    gradient, and the network then tends to stay at the class shares (loss ln K) for ever.
+    ``logits_relu`` keeps the paper's ReLU over the last convolution. Half of the logits start below zero, where it has no
+    gradient, and the network then tends to stay at the class shares (loss ln K) for ever; so it is left out by default with
+    ``batch_norm``, and kept, for torchvision's sake, without.
 
-    Convolutions start from He et al. (2015, arXiv 1502.01852, eq. 10), the last one from N(0, 0.01) as in the paper's own
-    configuration. PyTorch's default start is too small for this depth: the signal dies before the last layer.
+    ``init`` "he": convolutions start from He et al. (2015, arXiv 1502.01852, eq. 10), the last one from N(0, 0.01) as in the
+    paper's own configuration. "default": PyTorch's start, U(-a, a) with a = 1/sqrt(fan in), which is too small for this
+    depth: the signal dies before the last layer (``diagnose.signal_by_layer`` shows it).
 
     Raises ``LabError`` for an unknown version.
     """
 
-    def __init__(self, num_classes: int = 196, version: str = "1_1", batch_norm: bool = True, bypass: bool = False, dropout: float = 0.5):
+    def __init__(
+        self,
+        num_classes: int = 196,
+        version: str = "1_1",
+        batch_norm: bool = True,
+        bypass: bool = False,
+        dropout: float = 0.5,
+        *,
+        logits_relu: bool | None = None,
+        init: str = "he",
+    ):
         super().__init__()
         if version not in _LAYOUTS:
             raise LabError(f"Нет версии SqueezeNet «{version}»: выберите одну из {', '.join(_LAYOUTS)}.")
+        if logits_relu is None:
+            logits_relu = not batch_norm
         channels, kernel, layout = _LAYOUTS[version]
         layers: list[nn.Module] = [nn.Conv2d(3, channels, kernel, stride=2), nn.ReLU(inplace=True)]
         for part in layout:
@@ -81,9 +95,13 @@ class SqueezeNet(nn.Module):
         self.classifier = nn.Sequential(
             nn.Dropout(dropout),
             nn.Conv2d(channels, num_classes, 1),
-            nn.Identity() if batch_norm else nn.ReLU(inplace=True),
+            nn.ReLU(inplace=True) if logits_relu else nn.Identity(),
             nn.AdaptiveAvgPool2d(1),
         )
+        if init == "he":
+            self._start_from_he()
+
+    def _start_from_he(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

@@ -1,9 +1,10 @@
 """One training: epochs of steps over batches, a test after each, and the history of both."""
 
 import ctypes
+import math
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -14,37 +15,56 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from labnn.diagnose import explain_collapse, find_collapse
 from labnn.errors import LabError
 from labnn.files import written_whole
 from labnn.progress import Progress, print_progress
 
-HISTORY_COLUMNS = ["epoch", "lr", "seconds", "train_loss", "train_accuracy", "test_loss", "test_accuracy"]
+HISTORY_COLUMNS = ["epoch", "lr", "seconds", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "test_information", "collapsed"]
+
+# Before that many steps an answer that is the same for every image is no sign of anything.
+_STEPS_TO_LEARN = 100
 
 Loader = Iterable[tuple[Tensor, Tensor]]
+Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 class Evaluation(NamedTuple):
-    """Mean cross-entropy over images in nats, accuracy 0..1, and the predicted classes, int64 ``(n,)``, in the loader's order."""
+    """Mean cross-entropy over images in nats, accuracy 0..1, classes predicted and true, int64 ``(n,)``, in the loader's order,
+    and the information that an answer gives of its picture, in nats (``diagnose.find_collapse``)."""
 
     loss: float
     accuracy: float
     predictions: Tensor
+    labels: Tensor
+    information: float
 
 
-def evaluate(model: nn.Module, loader: Loader) -> Evaluation:
-    """Tests ``model`` in eval mode on every batch ``(images, labels)`` of ``loader``, on the device that holds the model."""
+def evaluate(model: nn.Module, loader: Loader, *, mirror: bool = False) -> Evaluation:
+    """Tests ``model`` in eval mode on every batch ``(images, labels)`` of ``loader``, on the device that holds the model.
+
+    With ``mirror`` an image's probabilities are the mean over the image and its mirrored self.
+    """
     device = _device(model)
     sums = _Sums(device)
-    predictions = []
+    predictions, truth, mean_answer, certainty = [], [], 0, 0
     model.eval()
     with torch.inference_mode():
         for images, labels in _on_device(loader, device):
             with autocast(device):
-                logits = model(images)
-            predictions.append(sums.add(logits, labels))
+                logs = model(images).float().log_softmax(1)
+                if mirror:
+                    logs = torch.logaddexp(logs, model(images.flip(3)).float().log_softmax(1)) - math.log(2)
+            predictions.append(sums.add(logs, labels))
+            truth.append(labels)
+            mean_answer = mean_answer + logs.exp().sum(0, dtype=torch.float64)
+            certainty = certainty + (logs.exp() * logs).sum(dtype=torch.float64)
     loss, accuracy = sums.means()
-    return Evaluation(loss, accuracy, torch.cat(predictions).cpu())
+    mean_answer = mean_answer / sums.images
+    information = certainty / sums.images - torch.special.xlogy(mean_answer, mean_answer).sum()
+    return Evaluation(loss, accuracy, torch.cat(predictions).cpu(), torch.cat(truth).cpu(), information.item())
 
 
 def train_test(
@@ -55,20 +75,27 @@ def train_test(
     epochs: int,
     *,
     scheduler: LRScheduler | None = None,
-    label_smoothing: float = 0.0,
+    criterion: Criterion = F.cross_entropy,
+    ema_decay: float = 0.0,
+    mirror_test: bool = False,
     checkpoint: str | Path | None = None,
     progress: Progress = print_progress,
 ) -> pd.DataFrame:
     """Trains ``model`` where it lies for ``epochs`` passes over ``train_loader`` and tests it after each.
 
-    Minimises cross-entropy with ``label_smoothing``; steps ``scheduler`` after every batch; uses bf16 where the hardware has
-    it and channels-last memory. A loader gives ``(images, labels)``: float ``(batch, 3, H, W)`` and int64 ``(batch,)``; if it
-    has ``set_epoch``, that is called with the pass's number from 0. With ``checkpoint``, a file, the state is written there
-    after every epoch, and a later call with the same arguments goes on from it to the same history.
+    Minimises ``criterion(logits, labels)``; steps ``scheduler`` after every batch; uses bf16 where the hardware has it and
+    channels-last memory. A loader gives ``(images, labels)``: float ``(batch, 3, H, W)`` and int64 ``(batch,)``, or for mixed
+    pictures class shares, float ``(batch, classes)``; if it has ``set_epoch``, that is called with the pass's number from 0.
+    With ``ema_decay`` the network that is tested, and at the end left in ``model``, is the exponential moving average of the
+    weights over the steps (Polyak and Juditsky 1992). ``mirror_test``: see ``evaluate``. With ``checkpoint``, a file, the
+    state is written there after every epoch, and a later call with the same arguments goes on from it to the same history.
+
+    A network that has collapsed to one answer (``diagnose.find_collapse``) is told of at once, with the likely causes.
 
     Returns the history, one row an epoch: ``epoch`` from 1, ``lr`` of the epoch's last step, ``seconds`` of training only,
     ``train_loss`` and ``train_accuracy`` as met on the way through the epoch, ``test_loss`` and ``test_accuracy`` after it.
-    Losses are means over images of the cross-entropy without smoothing, in nats; accuracies are 0..1.
+    Losses are means over images of the plain cross-entropy, in nats; accuracies are 0..1, for a mixed picture by its larger
+    share; ``test_information`` (nats) and ``collapsed`` are what ``diagnose.find_collapse`` goes by and says.
 
     Raises ``LabError`` for an empty loader or a checkpoint that cannot be read.
     """
@@ -76,44 +103,78 @@ def train_test(
     if device.type == "cpu":
         keep_freed_memory()
     model.to(memory_format=torch.channels_last)
-    rows = _load_checkpoint(checkpoint, model, optimizer, scheduler) if checkpoint and Path(checkpoint).exists() else []
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True) if ema_decay else None
+    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "averaged": averaged}
+    parts = {name: part for name, part in parts.items() if part is not None}
+    tested = averaged.module if averaged else model
+    rows = _load_checkpoint(checkpoint, parts, device) if checkpoint and Path(checkpoint).exists() else []
     if len(rows) == epochs:  # stopped after the last epoch, before anyone saw the result
         progress(rows, epochs)
     for epoch in range(len(rows), epochs):
         if hasattr(train_loader, "set_epoch"):
             train_loader.set_epoch(epoch)
         start = time.perf_counter()
-        lr, train_loss, train_accuracy = train_epoch(model, optimizer, train_loader, scheduler, label_smoothing)
+        steps, lr, train_loss, train_accuracy = train_epoch(model, optimizer, train_loader, scheduler, criterion, averaged)
         seconds = time.perf_counter() - start
-        test = evaluate(model, test_loader)
-        values = [epoch + 1, lr, seconds, train_loss, train_accuracy, test.loss, test.accuracy]
+        test = evaluate(tested, test_loader, mirror=mirror_test)
+        enough = steps * (epoch + 1) >= _STEPS_TO_LEARN
+        collapse = find_collapse(test.predictions, test.labels, test.information, test.loss) if enough else None
+        values = [epoch + 1, lr, seconds, train_loss, train_accuracy, test.loss, test.accuracy, test.information, collapse is not None]
+        if collapse and not any(row["collapsed"] for row in rows):
+            images = next(_on_device(test_loader, device))[0]
+            print(explain_collapse(collapse, model, images[:32], lr), flush=True)
         rows.append(dict(zip(HISTORY_COLUMNS, values, strict=True)))
         if checkpoint:
-            _save_checkpoint(checkpoint, model, optimizer, scheduler, rows)
+            _save_checkpoint(checkpoint, parts, rows)
         progress(rows, epochs)
+    if averaged:
+        model.load_state_dict(averaged.module.state_dict())
     return pd.DataFrame(rows, columns=HISTORY_COLUMNS)
 
 
 def train_epoch(
-    model: nn.Module, optimizer: Optimizer, loader: Loader, scheduler: LRScheduler | None, label_smoothing: float
-) -> tuple[float, float, float]:
-    """One pass of ``train_test`` over ``loader``: the last step's learning rate, mean loss and accuracy on the way."""
+    model: nn.Module,
+    optimizer: Optimizer,
+    loader: Loader,
+    scheduler: LRScheduler | None = None,
+    criterion: Criterion = F.cross_entropy,
+    averaged: AveragedModel | None = None,
+) -> tuple[int, float, float, float]:
+    """One pass of ``train_test`` over ``loader``: its steps, the last one's learning rate, mean loss and accuracy on the way."""
     device = _device(model)
     sums = _Sums(device)
-    lr = optimizer.param_groups[0]["lr"]
+    steps, lr = 0, optimizer.param_groups[0]["lr"]
     model.train()
-    for images, labels in _on_device(loader, device):
+    for steps, (images, labels) in enumerate(_on_device(loader, device), start=1):
         with autocast(device):
             logits = model(images)
-            loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+            loss = criterion(logits, labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if averaged is not None:
+            averaged.update_parameters(model)
         sums.add(logits.detach(), labels)
         lr = optimizer.param_groups[0]["lr"]
         if scheduler is not None:
             scheduler.step()
-    return lr, *sums.means()
+    return steps, lr, *sums.means()
+
+
+class CosineCrossEntropy:
+    """Cross-entropy plus ``weight`` times one minus the cosine between logits and label, a mean over the batch.
+
+    The two losses of Barz and Denzler (2020, arXiv 1901.09054, section 3), here both on the logits.
+    """
+
+    def __init__(self, weight: float, label_smoothing: float = 0.0):
+        self.weight = weight
+        self.label_smoothing = label_smoothing
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        targets = labels if labels.ndim == 2 else F.one_hot(labels, logits.shape[1]).float()
+        cosine = F.cosine_similarity(logits.float(), targets, dim=1)
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing) + self.weight * (1 - cosine).mean()
 
 
 class _Sums:
@@ -127,7 +188,7 @@ class _Sums:
     def add(self, logits: Tensor, labels: Tensor) -> Tensor:
         predictions = logits.argmax(dim=1)
         self.loss += F.cross_entropy(logits.float(), labels, reduction="sum")
-        self.correct += (predictions == labels).sum()
+        self.correct += (predictions == (labels if labels.ndim == 1 else labels.argmax(dim=1))).sum()
         self.images += len(labels)
         return predictions
 
@@ -181,26 +242,20 @@ def keep_freed_memory() -> None:
         mallopt(m_trim_threshold, 2**31 - 1)
 
 
-def _save_checkpoint(path: str | Path, model, optimizer, scheduler, rows: list[dict]) -> None:
-    state = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scheduler": scheduler.state_dict() if scheduler is not None else None,
-        "cpu_rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "rows": rows,
-    }
+def _save_checkpoint(path: str | Path, parts: dict, rows: list[dict]) -> None:
+    state = {name: part.state_dict() for name, part in parts.items()}
+    state["cpu_rng"] = torch.get_rng_state()
+    state["cuda_rng"] = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    state["rows"] = rows
     with written_whole(path) as unfinished:
         torch.save(state, unfinished)
 
 
-def _load_checkpoint(path: str | Path, model, optimizer, scheduler) -> list[dict]:
+def _load_checkpoint(path: str | Path, parts: dict, device: torch.device) -> list[dict]:
     try:
-        state = torch.load(path, map_location=_device(model), weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        if scheduler is not None:
-            scheduler.load_state_dict(state["scheduler"])
+        state = torch.load(path, map_location=device, weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
         torch.set_rng_state(state["cpu_rng"].cpu())
         if torch.cuda.is_available() and state["cuda_rng"]:
             torch.cuda.set_rng_state_all([rng.cpu() for rng in state["cuda_rng"]])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from labnn.batches import Batches, RandomCropFlip, decode_images
+from labnn.batches import Augment, Batches, decode_images
 from labnn.data import open_dataset
 from labnn.errors import LabError
 
@@ -67,7 +67,7 @@ def test_images_are_normalised_and_belong_to_their_labels(dataset, tmp_path):
 
 def test_seed_and_pass_fix_order_and_augmentation(dataset, tmp_path):
     def make(seed):
-        return Batches(decode_images(dataset, 40, tmp_path), dataset.labels, 8, shuffle=True, augment=RandomCropFlip(32), seed=seed)
+        return Batches(decode_images(dataset, 40, tmp_path), dataset.labels, 8, shuffle=True, augment=Augment(32), seed=seed)
 
     first, again, other = make(1), make(1), make(2)
     second_pass = [list(first), list(first)][1]
@@ -80,16 +80,16 @@ def test_seed_and_pass_fix_order_and_augmentation(dataset, tmp_path):
 def test_crop_and_flip_keep_flat_colours_and_mirror_half():
     generator = torch.Generator().manual_seed(0)
     flat = torch.full((4, 3, 40, 40), 77.0)
-    torch.testing.assert_close(RandomCropFlip(32)(flat, generator), torch.full((4, 3, 32, 32), 77.0))
+    torch.testing.assert_close(Augment(32)(flat, generator), torch.full((4, 3, 32, 32), 77.0))
     ramp = torch.arange(40.0).expand(400, 3, 40, 40)  # brightness grows to the right
-    out = RandomCropFlip(32)(ramp, generator)
+    out = Augment(32)(ramp, generator)
     rising = (out[:, 0, 16, -1] > out[:, 0, 16, 0]).float().mean()
     assert 0.4 < rising < 0.6
 
 
 def test_crops_keep_at_least_the_asked_area():
     plane = torch.stack([torch.arange(64.0).expand(64, 64), torch.arange(64.0)[:, None].expand(64, 64), torch.zeros(64, 64)])
-    out = RandomCropFlip(64, min_area=0.4)(plane.expand(500, 3, 64, 64), torch.Generator().manual_seed(0))
+    out = Augment(64, min_area=0.4)(plane.expand(500, 3, 64, 64), torch.Generator().manual_seed(0))
     width = (out[:, 0].amax(dim=(1, 2)) - out[:, 0].amin(dim=(1, 2)) + 1) / 64
     height = (out[:, 1].amax(dim=(1, 2)) - out[:, 1].amin(dim=(1, 2)) + 1) / 64
     assert (width * height).min() > 0.36 and (width * height).max() <= 1.01  # a pixel's width short at the edges

@@ -1,0 +1,90 @@
+"""Why a network does not learn: a collapse to the class shares, and where on its way the signal dies."""
+
+import copy
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Collapse(NamedTuple):
+    """What the guard of ``train_test`` saw: share of the most frequent answer and accuracy 0..1, the rest in nats."""
+
+    top_share: float
+    information: float
+    loss: float
+    prior_loss: float
+    accuracy: float
+
+
+# Of the entropy of the labels. Dead networks on photos: 2e-6 and less; the slowest that learned: 2e-3 after its first epoch.
+_DEAD_INFORMATION = 2e-4
+
+
+def find_collapse(predictions: Tensor, labels: Tensor, information: float, loss: float) -> Collapse | None:
+    """Tells whether a classifier, tested after an epoch, gives every picture the same answer; ``None`` where it does not.
+
+    ``predictions`` and ``labels``: int64 ``(n,)``. ``information`` is the mutual information between the picture and the
+    answer drawn from the network's probabilities, in nats (Bridle et al. 1991): 0 when all pictures get the same
+    probabilities, whichever class these favour, at most the entropy of the labels when each picture gets its class. It is
+    a surer sign than the loss or the most frequent answer, which a healthy network may share after a first, slow epoch.
+    """
+    shares = torch.bincount(labels) / len(labels)
+    prior_loss = -torch.special.xlogy(shares, shares).sum().item()
+    if information >= _DEAD_INFORMATION * prior_loss:
+        return None
+    top_share = torch.bincount(predictions).max().item() / len(predictions)
+    return Collapse(top_share, information, loss, prior_loss, (predictions == labels).double().mean().item())
+
+
+def explain_collapse(collapse: Collapse, model: nn.Module, images: Tensor, lr: float) -> str:
+    """One Russian line: the numbers of ``collapse`` and its likely causes, found on ``model`` and a batch of its ``images``."""
+    return (
+        f"Внимание: сеть не учится и отвечает одинаково на любой снимок. Самый частый ответ — {collapse.top_share:.1%} снимков, точность "
+        f"{collapse.accuracy:.2%}, потери {collapse.loss:.4f} при энтропии меток {collapse.prior_loss:.4f}. "
+        f"Вероятные причины: {'; '.join(_causes(model, images, lr))}."
+    )
+
+
+def _causes(model: nn.Module, images: Tensor, lr: float) -> list[str]:
+    modules = list(model.modules())
+    spread = signal_by_layer(model, images)["spread"]
+    causes = []
+    if spread.iloc[-1] < 0.05 * spread.iloc[0]:
+        causes.append(f"сигнал гаснет по глубине — разброс между снимками {spread.iloc[0]:.2g} после первой свёртки и {spread.iloc[-1]:.2g} после последней (начальные веса)")
+    last = max(index for index, module in enumerate(modules) if isinstance(module, (nn.Conv2d, nn.Linear)))
+    if any(isinstance(module, nn.ReLU) for module in modules[last:]):
+        causes.append("ReLU на выходных логитах — там, где он даёт ноль, нет и градиента")
+    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules):
+        causes.append("нет пакетной нормализации")
+    causes.append(f"скорость обучения {lr:.2g} — попробуйте другую и разгон с малой")
+    return causes
+
+
+def signal_by_layer(model: nn.Module, images: Tensor, labels: Tensor | None = None) -> pd.DataFrame:
+    """How much of the difference between ``images`` each convolution passes on, and how much gradient it gets back.
+
+    One row a convolution or linear layer, in the order of the forward pass: ``layer``, its name; ``spread``, the standard
+    deviation of its outputs across the images, root mean square over units; with ``labels`` also ``gradient``, the norm of
+    the cross-entropy's gradient by its weights over the norm of these weights. Computed in float32 on a copy in training
+    mode without dropout: the model, its batch norm's averages included, stays as it was. At initialisation Glorot and
+    Bengio (2010, section 4.2) and He et al. (2015, section 2.2) ask both to keep their size with depth.
+    """
+    model = copy.deepcopy(model).float().train()
+    spreads: dict[str, float] = {}
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.eval()
+        if name in layers:
+            module.register_forward_hook(
+                lambda _module, _inputs, output, name=name: spreads.__setitem__(name, output.detach().var(dim=0).mean().sqrt().item())
+            )
+    logits = model(images)
+    table = pd.DataFrame({"layer": spreads.keys(), "spread": spreads.values()})
+    if labels is not None:
+        F.cross_entropy(logits, labels).backward()
+        table["gradient"] = [(layers[name].weight.grad.norm() / layers[name].weight.norm()).item() for name in table["layer"]]
+    return table
