@@ -16,28 +16,32 @@ from PIL import Image
 from torch import Tensor
 
 from labnn.data import CarModelsDataset
+from labnn.progress import print_decoding
 
 # Channel means and deviations of ImageNet photos (0..255), the field's usual normalisation.
 _MEAN = (123.675, 116.28, 103.53)
 _STD = (58.395, 57.12, 57.375)
 
 
-def decode_images(dataset: CarModelsDataset, size: int, cache_dir: str | Path) -> np.ndarray:
+def decode_images(
+    dataset: CarModelsDataset, size: int, cache_dir: str | Path, progress: Callable[[int, int], None] = print_decoding
+) -> np.ndarray:
     """Every image of ``dataset`` squashed to ``size`` x ``size``: a memory-mapped uint8 array ``(n, size, size, 3)``.
 
     Decodes once and keeps the array in ``cache_dir`` under a name made of all that its content depends on, so that a change
-    of any file, box or size makes a new one. The file appears whole or not at all. Raises ``LabError`` for a broken image.
+    of any file, box or size makes a new one. The file appears whole or not at all, and as it is mapped, any number of images
+    takes the memory of those in use. ``progress`` is called with the images decoded and all. Raises ``LabError`` for a broken image.
     """
     files = [(str(path.resolve()), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in dataset.paths]
     key = json.dumps([files, dataset.boxes.tolist() if dataset.crop_to_box else None])
     path = Path(cache_dir) / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}-{size}.npy"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        _decode_to(path, dataset, size)
+        _decode_to(path, dataset, size, progress)
     return np.load(path, mmap_mode="c")  # copy-on-write: read-only to the file, and PyTorch takes writable memory only
 
 
-def _decode_to(path: Path, dataset: CarModelsDataset, size: int) -> None:
+def _decode_to(path: Path, dataset: CarModelsDataset, size: int, progress: Callable[[int, int], None]) -> None:
     def fill(index: int) -> None:
         array[index] = dataset.image(index).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
 
@@ -45,7 +49,9 @@ def _decode_to(path: Path, dataset: CarModelsDataset, size: int) -> None:
         unfinished = Path(folder) / path.name
         array = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=(len(dataset), size, size, 3))
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and resizes outside the interpreter's lock
-            list(pool.map(fill, range(len(dataset))))
+            for done, _ in enumerate(pool.map(fill, range(len(dataset))), start=1):
+                if done % 100 == 0 or done == len(dataset):
+                    progress(done, len(dataset))
         array.flush()
         os.replace(unfinished, path)
 
@@ -53,9 +59,11 @@ def _decode_to(path: Path, dataset: CarModelsDataset, size: int) -> None:
 class Batches:
     """Iterates ``(images, labels)``: float32 ``(batch, 3, H, W)``, normalised, in channels-last memory, and int64 ``(batch,)``.
 
-    ``images`` is uint8 ``(n, H, W, 3)``; on a GPU it is copied to the device once. ``augment(images, generator)`` changes a
-    whole float batch (0..255) on the device; ``mix(images, labels, random)`` then changes the normalised batch and its labels. With ``shuffle`` each pass has its own order and its own augmentation, both
-    fixed by ``seed`` and the pass's number; ``set_epoch`` sets that number, as in PyTorch's ``DistributedSampler``.
+    ``images`` is uint8 ``(n, H, W, 3)``; on a GPU it is copied to the device once, if it takes no more than half of the free
+    memory there. ``augment(images, generator)`` changes a whole float batch (0..255) on the device; ``mix(images, labels,
+    random)`` then changes the normalised batch and its labels. With ``shuffle`` each pass has its own order and its own
+    augmentation, both fixed by ``seed`` and the pass's number; ``set_epoch`` sets that number, as in PyTorch's
+    ``DistributedSampler``.
     """
 
     def __init__(
@@ -71,7 +79,9 @@ class Batches:
         seed: int = 0,
     ):
         self.device = torch.device(device)
-        self.images = torch.from_numpy(images).to(self.device)
+        self.images = torch.from_numpy(images)
+        if self.device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(self.device)[0] // 2:
+            self.images = self.images.to(self.device)
         self.labels = torch.as_tensor(labels, dtype=torch.int64).to(self.device)
         self.batch_size = batch_size
         self.shuffle = shuffle
@@ -97,7 +107,7 @@ class Batches:
         n = len(self.labels)
         order = torch.randperm(n, generator=generator, device=self.device) if self.shuffle else torch.arange(n, device=self.device)
         for chosen in order.split(self.batch_size):
-            images = self.images[chosen].permute(0, 3, 1, 2).float()
+            images = self.images[chosen.to(self.images.device)].to(self.device).permute(0, 3, 1, 2).float()
             if self.augment is not None:
                 images = self.augment(images, generator)
             images = ((images - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
@@ -144,8 +154,8 @@ class Mix:
 
     ``(images, labels)``, labels int64 ``(batch,)``, become ``(images, targets)``, targets float ``(batch, num_classes)``:
     the shares of the two classes. CutMix (Yun et al. 2019, arXiv 1905.04899) pastes a rectangle, its share of the picture
-    uniform; mixup (Zhang et al. 2018, arXiv 1710.09412) adds the pictures with a weight from Beta(0.4, 0.4). One rectangle or weight serves the
-    whole batch, drawn on the host, so that a GPU need not wait.
+    uniform; mixup (Zhang et al. 2018, arXiv 1710.09412) adds the pictures with a weight from Beta(0.4, 0.4). One rectangle
+    or weight serves the whole batch, drawn on the host, so that a GPU need not wait.
     """
 
     def __init__(self, num_classes: int, share: float):

@@ -3,6 +3,7 @@
 import copy
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -19,8 +20,8 @@ class Collapse(NamedTuple):
     accuracy: float
 
 
-# Of the entropy of the labels. Dead networks on photos: 2e-6 and less; the slowest that learned: 2e-3 after its first epoch.
-_DEAD_INFORMATION = 2e-4
+# Of the entropy of the labels. Dead networks on photos: 2e-6 and less; the slowest that learned: 8e-4 after its first epoch.
+_DEAD_INFORMATION = 3e-5
 
 
 def find_collapse(predictions: Tensor, labels: Tensor, information: float, loss: float) -> Collapse | None:
@@ -53,7 +54,8 @@ def _causes(model: nn.Module, images: Tensor, lr: float) -> list[str]:
     spread = signal_by_layer(model, images)["spread"]
     causes = []
     if spread.iloc[-1] < 0.05 * spread.iloc[0]:
-        causes.append(f"сигнал гаснет по глубине — разброс между снимками {spread.iloc[0]:.2g} после первой свёртки и {spread.iloc[-1]:.2g} после последней (начальные веса)")
+        sizes = f"{spread.iloc[0]:.2g} после первой свёртки и {spread.iloc[-1]:.2g} после последней"
+        causes.append(f"сигнал гаснет по глубине — разброс между снимками {sizes} (начальные веса)")
     last = max(index for index, module in enumerate(modules) if isinstance(module, (nn.Conv2d, nn.Linear)))
     if any(isinstance(module, nn.ReLU) for module in modules[last:]):
         causes.append("ReLU на выходных логитах — там, где он даёт ноль, нет и градиента")
@@ -88,3 +90,23 @@ def signal_by_layer(model: nn.Module, images: Tensor, labels: Tensor | None = No
         F.cross_entropy(logits, labels).backward()
         table["gradient"] = [(layers[name].weight.grad.norm() / layers[name].weight.norm()).item() for name in table["layer"]]
     return table
+
+
+def near_duplicates(first: np.ndarray, second: np.ndarray, threshold: float = 0.98) -> pd.DataFrame:
+    """Pairs of nearly the same picture, one from each of two decoded parts, uint8 ``(n, size, size, 3)``.
+
+    Pictures are shrunk to 32 x 32 and correlated over pixels and channels, as they are and mirrored; columns ``first``,
+    ``second`` (indices) and ``correlation`` of at least ``threshold``, the largest first.
+    """
+    first, second = _small_and_standard(first), _small_and_standard(second)
+    mirrored = first.view(-1, 3, 32, 32).flip(3).flatten(1)
+    correlation = torch.maximum(first @ second.T, mirrored @ second.T)
+    pairs = (correlation >= threshold).nonzero()
+    table = pd.DataFrame({"first": pairs[:, 0], "second": pairs[:, 1], "correlation": correlation[pairs[:, 0], pairs[:, 1]]})
+    return table.sort_values("correlation", ascending=False, ignore_index=True)
+
+
+def _small_and_standard(images: np.ndarray) -> Tensor:
+    parts = torch.from_numpy(images).permute(0, 3, 1, 2).split(256)  # not all at once: floats take four times the bytes
+    pixels = torch.cat([F.interpolate(part.float(), (32, 32), mode="area") for part in parts]).flatten(1)
+    return F.normalize(pixels - pixels.mean(dim=1, keepdim=True), dim=1)

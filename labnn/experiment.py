@@ -5,7 +5,8 @@ import json
 import os
 import platform
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +17,7 @@ from labnn.batches import Augment, Batches, Mix, decode_images
 from labnn.data import CarsData
 from labnn.errors import LabError
 from labnn.model import SqueezeNet
-from labnn.progress import Progress, print_progress
+from labnn.progress import Progress, print_decoding, print_progress
 from labnn.train import HISTORY_COLUMNS, CosineCrossEntropy, evaluate, precision, train_test
 
 # Arguments of torch.optim.Adam that make each optimizer of the lab.
@@ -28,10 +29,12 @@ class Experiment:
     """Everything that decides how one network is trained; two equal experiments on equal data are the same run.
 
     ``lr`` is the peak of the "one_cycle" ``schedule`` (Smith and Topin 2017, arXiv 1708.07120), reached after ``warmup`` of
-    all steps, or all that a "constant" one has; ``weight_decay`` is decoupled (Loshchilov and Hutter, arXiv 1711.05101);
-    ``image_size`` is the side in pixels that the network sees; ``min_crop_area``, ``mirror`` and ``colour`` are ``Augment``'s,
-    ``mix`` the share of batches that ``Mix`` mixes, ``cosine`` the weight in ``CosineCrossEntropy``; ``init``, ``logits_relu``,
-    ``version``, ``batch_norm``, ``bypass``, ``dropout`` are ``SqueezeNet``'s, ``ema_decay`` and ``mirror_test`` ``train_test``'s.
+    all steps, or all that a "constant" one has; ``weight_decay`` is decoupled (Loshchilov and Hutter, arXiv 1711.05101).
+    ``image_size`` is the side in pixels that the network trains at, ``test_size`` the one it is tested at (0: the same): crops
+    show the car larger, and a larger test picture makes up for it (Touvron et al. 2019, arXiv 1906.06423).
+    ``min_crop_area``, ``mirror`` and ``colour`` are ``Augment``'s, ``mix`` is the share of batches that ``Mix`` mixes,
+    ``cosine`` the weight in ``CosineCrossEntropy``; ``version``, ``batch_norm``, ``bypass``, ``dropout``, ``init`` and
+    ``logits_relu`` are ``SqueezeNet``'s, ``ema_decay``, ``mirror_test`` and ``test_every`` ``train_test``'s.
     Raises ``LabError`` for a value that no training can have.
     """
 
@@ -56,6 +59,8 @@ class Experiment:
     colour: float = 0.3
     mix: float = 0.3
     mirror_test: bool = True
+    test_size: int = 160
+    test_every: int = 1
     ema_decay: float = 0.0
     cosine: float = 0.0
 
@@ -114,8 +119,11 @@ class Run:
         try:
             record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
             # As text first: Python's own float() gives back every digit in all versions of pandas.
-            history = pd.read_csv(folder / "history.csv", dtype=str)[HISTORY_COLUMNS].replace({"False": 0, "True": 1}).astype(float).astype({"epoch": int, "collapsed": bool})
+            history = pd.read_csv(folder / "history.csv", dtype=str)[HISTORY_COLUMNS].replace({"False": 0, "True": 1}).astype(float)
+            history = history.astype({"epoch": int, "collapsed": bool})
             predictions = pd.read_csv(folder / "predictions.csv")[["label", "prediction"]]
+            if missing := {field.name for field in fields(Experiment)} - set(record["experiment"]):  # a default would be a guess
+                raise KeyError(*missing)
             return cls(Experiment(**record["experiment"]), record["data"], history, predictions, record["environment"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = f"{type(error).__name__}: {error}"
@@ -165,7 +173,13 @@ def run_name(experiment: Experiment, data: CarsData) -> str:
     return f"{data.name}-{experiment.optimizer}-seed{experiment.seed}-{digest}"
 
 
-def make_batches(experiment: Experiment, data: CarsData, cache_dir: str | Path, device: str | torch.device = "cpu") -> tuple[Batches, Batches]:
+def make_batches(
+    experiment: Experiment,
+    data: CarsData,
+    cache_dir: str | Path,
+    device: str | torch.device = "cpu",
+    decoding: Callable[[int, int], None] = print_decoding,
+) -> tuple[Batches, Batches]:
     """Training and test batches of ``experiment``; pictures to crop from are kept a quarter larger, so that crops stay sharp."""
     size, crops = experiment.image_size, experiment.min_crop_area < 1
     augment = mix = None
@@ -173,8 +187,8 @@ def make_batches(experiment: Experiment, data: CarsData, cache_dir: str | Path, 
         augment = Augment(size, experiment.min_crop_area, experiment.mirror, experiment.colour)
     if experiment.mix:
         mix = Mix(len(data.class_names), experiment.mix)
-    train_images = decode_images(data.train, size * 5 // 4 if crops else size, cache_dir)
-    test_images = decode_images(data.test, size, cache_dir)
+    train_images = decode_images(data.train, size * 5 // 4 if crops else size, cache_dir, decoding)
+    test_images = decode_images(data.test, experiment.test_size or size, cache_dir, decoding)
     options = {"device": device, "shuffle": True, "seed": experiment.seed}
     train = Batches(train_images, data.train.labels, experiment.batch_size, augment=augment, mix=mix, **options)
     return train, Batches(test_images, data.test.labels, 128, device=device)
@@ -225,6 +239,7 @@ def _train(experiment: Experiment, data: CarsData, cache_dir: Path, device: torc
         criterion=CosineCrossEntropy(experiment.cosine, experiment.label_smoothing),
         ema_decay=experiment.ema_decay,
         mirror_test=experiment.mirror_test,
+        test_every=experiment.test_every,
         checkpoint=checkpoint,
         progress=progress,
     )

@@ -22,6 +22,7 @@ from labnn.errors import LabError
 from labnn.files import written_whole
 from labnn.progress import Progress, print_progress
 
+_UNTESTED = [math.nan, math.nan, math.nan, False]
 HISTORY_COLUMNS = ["epoch", "lr", "seconds", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "test_information", "collapsed"]
 
 # Before that many steps an answer that is the same for every image is no sign of anything.
@@ -78,10 +79,11 @@ def train_test(
     criterion: Criterion = F.cross_entropy,
     ema_decay: float = 0.0,
     mirror_test: bool = False,
+    test_every: int = 1,
     checkpoint: str | Path | None = None,
     progress: Progress = print_progress,
 ) -> pd.DataFrame:
-    """Trains ``model`` where it lies for ``epochs`` passes over ``train_loader`` and tests it after each.
+    """Trains ``model`` where it lies for ``epochs`` passes over ``train_loader`` and tests it on the way.
 
     Minimises ``criterion(logits, labels)``; steps ``scheduler`` after every batch; uses bf16 where the hardware has it and
     channels-last memory. A loader gives ``(images, labels)``: float ``(batch, 3, H, W)`` and int64 ``(batch,)``, or for mixed
@@ -91,6 +93,8 @@ def train_test(
     state is written there after every epoch, and a later call with the same arguments goes on from it to the same history.
 
     A network that has collapsed to one answer (``diagnose.find_collapse``) is told of at once, with the likely causes.
+
+    Tests after the first epoch, every ``test_every`` epochs and after the last; between, ``test_*`` are NaN.
 
     Returns the history, one row an epoch: ``epoch`` from 1, ``lr`` of the epoch's last step, ``seconds`` of training only,
     ``train_loss`` and ``train_accuracy`` as met on the way through the epoch, ``test_loss`` and ``test_accuracy`` after it.
@@ -116,14 +120,16 @@ def train_test(
         start = time.perf_counter()
         steps, lr, train_loss, train_accuracy = train_epoch(model, optimizer, train_loader, scheduler, criterion, averaged)
         seconds = time.perf_counter() - start
-        test = evaluate(tested, test_loader, mirror=mirror_test)
-        enough = steps * (epoch + 1) >= _STEPS_TO_LEARN
-        collapse = find_collapse(test.predictions, test.labels, test.information, test.loss) if enough else None
-        values = [epoch + 1, lr, seconds, train_loss, train_accuracy, test.loss, test.accuracy, test.information, collapse is not None]
-        if collapse and not any(row["collapsed"] for row in rows):
-            images = next(_on_device(test_loader, device))[0]
-            print(explain_collapse(collapse, model, images[:32], lr), flush=True)
-        rows.append(dict(zip(HISTORY_COLUMNS, values, strict=True)))
+        row = dict(zip(HISTORY_COLUMNS, [epoch + 1, lr, seconds, train_loss, train_accuracy, *_UNTESTED], strict=True))
+        if epoch == 0 or (epoch + 1) % test_every == 0 or epoch + 1 == epochs:
+            test = evaluate(tested, test_loader, mirror=mirror_test)
+            row |= {"test_loss": test.loss, "test_accuracy": test.accuracy, "test_information": test.information}
+            collapse = find_collapse(test.predictions, test.labels, test.information, test.loss)
+            row["collapsed"] = collapse is not None and steps * (epoch + 1) >= _STEPS_TO_LEARN
+            if row["collapsed"] and not any(row["collapsed"] for row in rows):
+                images = next(_on_device(test_loader, device))[0]
+                print(explain_collapse(collapse, tested, images[:32], lr), flush=True)
+        rows.append(row)
         if checkpoint:
             _save_checkpoint(checkpoint, parts, rows)
         progress(rows, epochs)
@@ -145,7 +151,7 @@ def train_epoch(
     sums = _Sums(device)
     steps, lr = 0, optimizer.param_groups[0]["lr"]
     model.train()
-    for steps, (images, labels) in enumerate(_on_device(loader, device), start=1):
+    for images, labels in _on_device(loader, device):
         with autocast(device):
             logits = model(images)
             loss = criterion(logits, labels)
@@ -155,7 +161,7 @@ def train_epoch(
         if averaged is not None:
             averaged.update_parameters(model)
         sums.add(logits.detach(), labels)
-        lr = optimizer.param_groups[0]["lr"]
+        steps, lr = steps + 1, optimizer.param_groups[0]["lr"]
         if scheduler is not None:
             scheduler.step()
     return steps, lr, *sums.means()

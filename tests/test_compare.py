@@ -16,7 +16,8 @@ from labnn.train import HISTORY_COLUMNS
 
 def finished(optimizer: str, seed: int, test_accuracy: float, **settings) -> Run:
     """A run of two epochs whose last test accuracy is given; the first epoch is better, and must not count."""
-    history = pd.DataFrame([[1, 1e-3, 1.0, 2.0, 0.1, 2.0, 0.999, 0.1, False], [2, 1e-3, 1.0, 1.0, 0.5, 1.0, test_accuracy, 0.1, False]], columns=HISTORY_COLUMNS)
+    rows = [[1, 1e-3, 1.0, 2.0, 0.1, 2.0, 0.999, 0.1, False], [2, 1e-3, 1.0, 1.0, 0.5, 1.0, test_accuracy, 0.1, False]]
+    history = pd.DataFrame(rows, columns=HISTORY_COLUMNS)
     data = {"name": "cars", "fingerprint": "0", "train": 2, "test": 2, "classes": 2, "crop_to_box": False}
     return Run(Experiment(optimizer=optimizer, seed=seed, epochs=2, **settings), data, history, pd.DataFrame(), {})
 
