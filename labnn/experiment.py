@@ -131,8 +131,8 @@ class Run:
 
 
 def load_runs(runs_dir: str | Path) -> list[Run]:
-    """Every recorded run below ``runs_dir``, by optimizer and seed."""
-    runs = [Run.load(path.parent) for path in Path(runs_dir).glob("**/run.json") if ".unfinished" not in path.parent.name]
+    """Every run recorded in ``runs_dir`` itself, by optimizer and seed; each study has a folder of its own."""
+    runs = [Run.load(path.parent) for path in Path(runs_dir).glob("*/run.json") if ".unfinished" not in path.parent.name]
     return sorted(runs, key=lambda run: (run.data["name"], run.experiment.optimizer, run.experiment.seed))
 
 

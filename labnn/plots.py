@@ -1,15 +1,17 @@
 """Figures: each function draws on the given axes and returns them."""
 
+import textwrap
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from labnn.data import CarModelsDataset, CarsData
+from labnn.data import CarModelsDataset, CarsData, ChanceLevels
 from labnn.experiment import Run
 from labnn.tables import by_optimizer
 
@@ -24,7 +26,7 @@ def plot_metric(runs: Sequence[Run], metric: str, ax: Axes | None = None) -> Axe
     for name, group in by_optimizer(runs).items():
         epochs = group[0].history["epoch"]
         for part, style in (("test", "-"), ("train", "--")):
-            values = scale * np.stack([run.history[f"{part}_{metric}"] for run in group])
+            values = scale * np.stack([run.history[f"{part}_{metric}"].interpolate() for run in group])  # over epochs without a test
             title = f"{name}, {'тест' if part == 'test' else 'обучение'}"
             ax.plot(epochs, values.mean(axis=0), style, color=_COLORS[name], label=title, linewidth=1.8 if part == "test" else 1.2)
             if len(group) > 1:
@@ -49,6 +51,48 @@ def plot_curves(runs: Sequence[Run]) -> Figure:
     data = runs[0].data
     figure.suptitle(f"SqueezeNet, {data['name']}, снимков {data['train']} / {data['test']}, {spread}", fontsize="medium")
     return figure
+
+
+def plot_losses(runs: dict[str, Run], levels: ChanceLevels, ax: Axes | None = None) -> Axes:
+    """Training loss by epoch of each titled run, against the band where a network that knows only the class shares stays."""
+    ax = _axes(ax)
+    for title, run in runs.items():
+        ax.plot(run.history["epoch"], run.history["train_loss"], marker=".", label=title)
+    band = f"H … ln K = {levels.prior_loss:.3f} … {levels.uniform_loss:.3f}".replace(".", ",")
+    ax.axhspan(levels.prior_loss, levels.uniform_loss, color="0.45", alpha=0.6, linewidth=0, label=band)
+    ax.set(xlabel="эпоха", ylabel="потери на обучении, нат")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.grid(alpha=0.25)
+    ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
+def plot_signal(signals: dict[str, pd.DataFrame], column: str = "spread", ax: Axes | None = None) -> Axes:
+    """``column`` ("spread" or "gradient") of titled ``diagnose.signal_by_layer`` tables, layer by layer, on a logarithmic scale."""
+    ax = _axes(ax)
+    for title, table in signals.items():
+        ax.semilogy(range(1, len(table) + 1), table[column].clip(lower=1e-12), marker=".", label=title)
+    labels = {"spread": "разброс выхода между снимками", "gradient": "норма градиента / норма весов"}
+    ax.set(xlabel="номер свёртки от входа", ylabel=labels[column])
+    ax.grid(alpha=0.25)
+    ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
+def plot_changes(table: pd.DataFrame, levels: ChanceLevels, ax: Axes | None = None) -> Axes:
+    """The accuracies of ``tables.ablation_table`` or ``ladder_table`` as bars, and the share of the most frequent class."""
+    ax = _axes(ax)
+    words, column = table["Что изменено"], next(name for name in table if name.startswith("Точность"))
+    values = [float(cell.split(" ")[0].replace(",", ".")) for cell in table[column]]
+    bars = ax.barh(["\n".join(textwrap.wrap(text, 60)) for text in words], values, color="#1f5a96")
+    ax.bar_label(bars, table[column], padding=3, fontsize="small")
+    ax.axvline(100 * levels.majority_share, color="#c1440e", linestyle=":", label="доля самого частого класса")
+    ax.invert_yaxis()
+    ax.margins(x=0.15)
+    ax.set_xlabel(column.lower())
+    ax.tick_params(axis="y", labelsize="small")
+    ax.legend(frameon=False, fontsize="small", loc="best")
+    return ax
 
 
 def plot_class_sizes(data: CarsData, ax: Axes | None = None) -> Axes:

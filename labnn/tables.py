@@ -1,13 +1,16 @@
 """Results in Russian words and tables. The one file with the wording of results."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from scipy import stats
 
 from labnn.compare import last, paired_difference
 from labnn.data import CarsData, ChanceLevels
-from labnn.experiment import Run
+from labnn.experiment import Experiment, Run
 from labnn.files import written_whole
 
 OPTIMIZER_NAMES = {"amsgrad": "AMSGrad", "adam": "Adam"}
@@ -56,15 +59,115 @@ def settings_table(run: Run) -> pd.DataFrame:
         "Сеть": f"SqueezeNet {experiment.version.replace('_', '.')}"
         + (", пакетная нормализация" if experiment.batch_norm else "")
         + (", обходные связи" if experiment.bypass else ""),
-        "Снимок на входе": f"{experiment.image_size} × {experiment.image_size} пикселей" + (", кадр по рамке" if data["crop_to_box"] else ""),
+        "Снимок на входе": f"{experiment.image_size} × {experiment.image_size} пикселей"
+        + (", кадр по рамке" if data["crop_to_box"] else "")
+        + (f"; на тесте {experiment.test_size} × {experiment.test_size}" if experiment.test_size else "")
+        + ("; на тесте среднее с отражением" if experiment.mirror_test else ""),
         "Эпох, размер пакета": f"{experiment.epochs}, {experiment.batch_size}",
-        "Скорость обучения": f"до {number(experiment.lr, 4)}, один цикл",
-        "Регуляризация": f"сглаживание меток {number(experiment.label_smoothing, 2)}, dropout {number(experiment.dropout, 2)}, "
-        f"затухание весов {number(experiment.weight_decay, 3)}, случайный кадр от {number(experiment.min_crop_area, 2)} площади, отражение",
+        "Скорость обучения": f"до {number(experiment.lr, 4)}, {_CHANGES['schedule'][experiment.schedule]}",
+        "Регуляризация": ", ".join(
+            wording[value] if isinstance(wording, dict) else wording(value)
+            for name in ("weight_decay", "dropout", "label_smoothing", "min_crop_area", "mirror", "colour", "mix")
+            for wording, value in [(_CHANGES[name], getattr(experiment, name))]
+        ),
         "Вычислитель": f"{environment['processor'] if environment['device'] == 'cpu' else environment['device']}, "
         f"потоков: {environment['threads']}, {environment['precision']}, PyTorch {environment['torch']}",
     }
     return pd.DataFrame({"Настройка": rows.keys(), "Значение": rows.values()})
+
+
+_CHANGES = {
+    "optimizer": lambda value: OPTIMIZER_NAMES[value],
+    "epochs": lambda value: f"эпох: {value}",
+    "lr": lambda value: f"скорость обучения {value:g}".replace(".", ","),
+    "schedule": {"one_cycle": "разгон и спад скорости (один цикл)", "constant": "постоянная скорость"},
+    "warmup": lambda value: f"разгон {value:.0%} шагов",
+    "weight_decay": lambda value: f"затухание весов {value:g}".replace(".", ","),
+    "batch_size": lambda value: f"пакет {value}",
+    "image_size": lambda value: f"{value} пикселей",
+    "min_crop_area": lambda value: "без случайного кадра" if value == 1 else f"случайный кадр от {value:.0%} площади",
+    "label_smoothing": lambda value: f"сглаживание меток {number(value, 1)}" if value else "без сглаживания меток",
+    "version": lambda value: f"SqueezeNet {value.replace('_', '.')}",
+    "batch_norm": {True: "пакетная нормализация", False: "без пакетной нормализации"},
+    "bypass": {True: "обходные связи", False: "без обходных связей"},
+    "dropout": lambda value: f"dropout {number(value, 1)}",
+    "init": {"he": "начальные веса He", "default": "начальные веса PyTorch"},
+    "logits_relu": {True: "ReLU на логитах", False: "без ReLU на логитах"},
+    "mirror": {True: "отражение", False: "без отражения"},
+    "colour": lambda value: f"яркость и контраст ±{value:.0%}" if value else "без изменения яркости",
+    "mix": lambda value: f"CutMix и mixup в {value:.0%} пакетов" if value else "без CutMix и mixup",
+    "mirror_test": {True: "среднее с отражением на тесте", False: "без отражения на тесте"},
+    "test_size": lambda value: f"{value} пикселей на тесте" if value else "на тесте как при обучении",
+    "ema_decay": lambda value: f"усреднение весов {value:g}".replace(".", ",") if value else "без усреднения весов",
+    "cosine": lambda value: "косинусная функция потерь рядом с энтропией" if value else "без косинусной функции потерь",
+}
+
+
+def changes(experiment: Experiment, base: Experiment) -> str:
+    """The settings of ``experiment`` that ``base`` has otherwise, in Russian words; the seed apart."""
+    words = []
+    for name, wording in _CHANGES.items():
+        value = getattr(experiment, name)
+        if value != getattr(base, name):
+            words.append(wording[value] if isinstance(wording, dict) else wording(value))
+    return ", ".join(words)
+
+
+def ablation_table(runs: Sequence[Run], base: Experiment, title: str = "исходный рецепт") -> pd.DataFrame:
+    """A row a change from ``base``, the most accurate first: held-out accuracy and loss of the last epoch, mean and deviation
+    over seeds; the mean paired difference from ``base`` with its 95 % interval; whether the network collapsed."""
+    groups: dict[Experiment, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(replace(run.experiment, seed=0), []).append(run)
+    base_runs = groups[replace(base, seed=0)]
+    rows = []
+    for experiment, group in sorted(groups.items(), key=lambda item: -_mean_last(item[1], "test_accuracy")):
+        row = {
+            "Что изменено": changes(experiment, base) or title,
+            "Прогонов": len(group),
+            "Точность, %": _mean_and_deviation(group, "test_accuracy", 100, 1),
+            "Потери, нат": _mean_and_deviation(group, "test_loss", 1, 3),
+            "Разность точности [95 %]": "" if group is base_runs else _difference(group, base_runs),
+            "Учится": "нет" if all(last(run, "collapsed") for run in group) else "да",
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def collapse_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """What a network that answers every photo alike looks like: a row a run, from its last epoch and its predictions."""
+    rows = []
+    for name, group in by_optimizer(runs).items():
+        for run in group:
+            answers = run.predictions["prediction"].value_counts(normalize=True)
+            row = [name, run.experiment.epochs, *(number(last(run, f"{part}_loss"), 4) for part in ("train", "test"))]
+            row += [number(100 * last(run, "test_accuracy"), 2), f"{number(100 * answers.iloc[0], 1)} % снимков", len(answers)]
+            rows.append(row)
+    columns = ["Оптимизатор", "Эпох", "Потери на обучении", "Потери на тесте", "Точность на тесте, %", "Самый частый ответ", "Разных ответов"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def ladder_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """From the lowest test accuracy to the highest: a row a run, and what it has that the one before had otherwise."""
+    runs = sorted(runs, key=lambda run: last(run, "test_accuracy"))
+    rows = []
+    for previous, run in zip([None, *runs], runs, strict=False):
+        step = changes(run.experiment, previous.experiment) if previous else "рецепт исходной работы"
+        minutes = number(run.history["seconds"].sum() / 60, 1)
+        rows.append([step, run.experiment.epochs, minutes, number(last(run, "test_loss"), 3), number(100 * last(run, "test_accuracy"), 1)])
+    return pd.DataFrame(rows, columns=["Что изменено", "Эпох", "Минут обучения", "Потери на тесте", "Точность на тесте, %"])
+
+
+def confused_pairs(run: Run, class_names: Sequence[str], count: int = 8) -> pd.DataFrame:
+    """The ``count`` pairs of classes most often taken for one another on the test part, by name, both ways together."""
+    wrong = run.predictions[run.predictions["label"] != run.predictions["prediction"]]
+    pairs = pd.DataFrame(np.sort(wrong[["label", "prediction"]].to_numpy(), axis=1), columns=["first", "second"])
+    sizes = run.predictions["label"].value_counts()
+    rows = [
+        [class_names[first], class_names[second], mistakes, sizes[[first, second]].sum()]
+        for (first, second), mistakes in pairs.value_counts(sort=True).head(count).items()
+    ]
+    return pd.DataFrame(rows, columns=["Класс", "Путается с классом", "Ошибок", "Снимков в двух классах"])
 
 
 def chance_table(levels: ChanceLevels) -> pd.DataFrame:
@@ -156,6 +259,21 @@ def number(value: float, digits: int) -> str:
 def signed(value: float) -> str:
     """``value`` with one decimal, a comma and its sign: «+1,5», «−0,2»."""
     return f"{value:+.1f}".replace(".", ",").replace("-", "−")
+
+
+def _mean_last(runs: Sequence[Run], metric: str) -> float:
+    return sum(last(run, metric) for run in runs) / len(runs)
+
+
+def _difference(runs: Sequence[Run], base: Sequence[Run]) -> str:
+    """The mean difference in accuracy over shared seeds, in points, and its t interval where there are several."""
+    accuracies = ({run.experiment.seed: 100 * last(run, "test_accuracy") for run in group} for group in (runs, base))
+    pairs = pd.concat([pd.Series(group) for group in accuracies], axis=1, join="inner")
+    differences = pairs[0] - pairs[1]
+    if len(differences) < 2:
+        return signed(differences.mean())
+    interval = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+    return f"{signed(differences.mean())} [{signed(interval.low)}; {signed(interval.high)}]"
 
 
 def _mean_and_deviation(runs: Sequence[Run], metric: str, scale: float, digits: int) -> str:

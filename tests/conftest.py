@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
+import torch
+from torch.utils.data import TensorDataset
+from torchvision.transforms import v2
 
 from labnn.data import CarModelsDataset, open_dataset
 
@@ -21,6 +24,14 @@ atexit.register(shutil.rmtree, os.environ["LABNN_OUTPUT"], ignore_errors=True)
 
 PROJECT = Path(__file__).parent.parent
 MINICARS = PROJECT / "data" / "minicars"
+
+
+def handful(count: int = 12) -> TensorDataset:
+    """Real images and labels: a few of the embedded set, 64 x 64."""
+    transform = v2.Compose([v2.PILToTensor(), v2.Resize((64, 64)), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.25] * 3)])
+    dataset = CarModelsDataset(MINICARS / "devkit/cars_train_annos.mat", MINICARS / "cars_train", transform=transform, crop_to_box=True)
+    images, labels = zip(*(dataset[index] for index in range(count)), strict=True)
+    return TensorDataset(torch.stack(images), torch.tensor(labels))
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from labnn.batches import Augment, Batches, decode_images
+from labnn.batches import Augment, Batches, Mix, decode_images
 from labnn.data import open_dataset
 from labnn.errors import LabError
 
@@ -94,3 +94,39 @@ def test_crops_keep_at_least_the_asked_area():
     height = (out[:, 1].amax(dim=(1, 2)) - out[:, 1].amin(dim=(1, 2)) + 1) / 64
     assert (width * height).min() > 0.36 and (width * height).max() <= 1.01  # a pixel's width short at the edges
     assert (width / height).max() < 1.4
+
+
+def test_whole_unmirrored_picture_passes_unchanged():
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 255
+    out = Augment(32, min_area=1.0, mirror=False)(images, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(out, images, rtol=0, atol=0.01)
+
+
+def test_colour_changes_brightness_and_contrast_within_the_asked_share():
+    ramp = torch.linspace(50, 150, 32).expand(300, 3, 32, 32)
+    out = Augment(32, min_area=1.0, mirror=False, colour=0.3)(ramp, torch.Generator().manual_seed(0))
+    means = out.mean(dim=(1, 2, 3)) / ramp[0].mean()
+    contrasts = out.std(dim=(1, 2, 3)) / ramp[0].std() / means
+    for factors in (means, contrasts):
+        assert 0.69 < factors.min() < 0.75 and 1.25 < factors.max() < 1.31
+
+
+def test_mixed_labels_are_the_shares_of_the_two_pictures():
+    """Picture k is all k, so that the mean of a mixed picture tells the shares of its two."""
+    values = torch.arange(8.0)
+    images, labels = values.view(8, 1, 1, 1).expand(8, 3, 20, 20).contiguous(), torch.arange(8)
+    random, mixed = np.random.default_rng(0), 0
+    for _ in range(50):
+        out, shares = Mix(8, share=0.5)(images, labels, random)
+        torch.testing.assert_close(shares.sum(dim=1), torch.ones(8))
+        torch.testing.assert_close(out.mean(dim=(1, 2, 3)), shares @ values, rtol=1e-4, atol=1e-4)
+        mixed += not torch.equal(out, images)
+    assert 15 <= mixed <= 35
+    assert torch.equal(images[3], torch.full((3, 20, 20), 3.0))  # the batch that was given is left as it was
+
+
+def test_decoding_tells_how_far_it_is(dataset, tmp_path):
+    told = []
+    decode_images(dataset, 32, tmp_path, lambda done, total: told.append((done, total)))
+    decode_images(dataset, 32, tmp_path, lambda done, total: told.append((done, total)))  # found: nothing to tell
+    assert told == [(16, 16)]

@@ -161,3 +161,19 @@ def test_box_off_the_image_is_told(tiny_root):
     write_annotations(tiny_root / "devkit/cars_train_annos.mat", ["00001.jpg"], [1], [(5000, 1, 5100, 9)])
     with pytest.raises(LabError, match="Рамка .*00001.jpg"):
         open_dataset(tiny_root, crop_to_box=True).train.image(0)
+
+
+def test_validation_part_is_cut_from_training_alone_the_same_each_time(minicars):
+    cut = minicars.validation(0.2, seed=3)
+    kept, held = ({path.name for path in part.paths} for part in (cut.train, cut.test))
+    assert not kept & held and kept | held == {path.name for path in minicars.train.paths}
+    assert np.bincount(cut.test.labels).tolist() == [round(0.2 * count) for count in np.bincount(minicars.train.labels)]
+    assert [path.name for path in minicars.validation(0.2, seed=3).test.paths] == [path.name for path in cut.test.paths]
+    assert cut.name == "minicars-validation" and cut.fingerprint() != minicars.fingerprint()
+    image, label = cut.test[5]
+    assert label == cut.test.labels[5] and image.tobytes() == minicars.train.image(minicars.train.paths.index(cut.test.paths[5])).tobytes()
+
+
+def test_validation_part_of_nothing_is_refused(tiny_root):
+    with pytest.raises(LabError, match="увеличьте"):
+        open_dataset(tiny_root).validation(0.01)

@@ -5,7 +5,7 @@ import torch
 import torchvision
 
 from labnn.errors import LabError
-from labnn.model import FireModule, SqueezeNet
+from labnn.model import Dropout, FireModule, SqueezeNet
 
 
 def parameters(model) -> int:
@@ -63,3 +63,28 @@ def test_fresh_network_tells_images_apart():
 def test_unknown_version_is_told_with_the_known_ones():
     with pytest.raises(LabError, match="2_0.*1_0, 1_1"):
         SqueezeNet(10, version="2_0")
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean():
+    torch.manual_seed(0)
+    ones = torch.ones(8, 64, 16, 16).to(memory_format=torch.channels_last)
+    out = Dropout(0.2)(ones)
+    assert (out == 0).float().mean().item() == pytest.approx(51 / 256, abs=3e-3)
+    assert out.mean().item() == pytest.approx(1, abs=5e-3)
+    assert torch.equal(Dropout(0.2).eval()(ones), ones)
+    dropped = (out == 0).permute(0, 2, 3, 1).flatten()
+    assert (dropped[1:] & dropped[:-1]).float().mean().item() == pytest.approx((51 / 256) ** 2, abs=3e-3)  # each for itself
+
+
+def test_relu_on_the_logits_is_a_choice():
+    images = torch.randn(4, 3, 64, 64)
+    for batch_norm in (False, True):
+        assert SqueezeNet(10, batch_norm=batch_norm, logits_relu=True).eval()(images).min() >= 0
+        assert SqueezeNet(10, batch_norm=batch_norm, logits_relu=False).eval()(images).min() < 0
+
+
+def test_default_start_is_pytorchs_own():
+    torch.manual_seed(0)
+    ours = SqueezeNet(10, version="1_0", batch_norm=False, init="default")
+    weight = ours.features[3].expand3x3.weight
+    assert weight.abs().max() <= 1 / (16 * 9) ** 0.5

@@ -3,27 +3,20 @@
 import functools
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import MINICARS
-from torch.utils.data import DataLoader, TensorDataset
+from conftest import MINICARS, handful
+from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from labnn.data import CarModelsDataset
 from labnn.errors import LabError
 from labnn.model import SqueezeNet
-from labnn.train import HISTORY_COLUMNS, evaluate, train_test
+from labnn.train import HISTORY_COLUMNS, CosineCrossEntropy, evaluate, train_test
 
 COLUMNS = ["epoch", "lr", "seconds", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "test_information", "collapsed"]
-
-
-def handful(count: int = 12) -> TensorDataset:
-    """Real images and labels: a few of the embedded set, 64 x 64."""
-    transform = v2.Compose([v2.PILToTensor(), v2.Resize((64, 64)), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.25] * 3)])
-    dataset = CarModelsDataset(MINICARS / "devkit/cars_train_annos.mat", MINICARS / "cars_train", transform=transform, crop_to_box=True)
-    images, labels = zip(*(dataset[index] for index in range(count)), strict=True)
-    return TensorDataset(torch.stack(images), torch.tensor(labels))
 
 
 def train(epochs: int, optimizer=torch.optim.Adam, batch_size: int = 4, **options) -> pd.DataFrame:
@@ -85,6 +78,50 @@ def test_loss_is_without_smoothing():
     assert smoothed["train_loss"].iloc[0] == pytest.approx(plain["train_loss"].iloc[0], rel=0.2)
 
 
+def test_untested_epochs_have_no_test_figures_and_the_first_and_last_are_tested():
+    history = train(5, test_every=2)
+    assert history["test_loss"].notna().tolist() == [True, True, False, True, True]
+    every = train(5)
+    assert history["train_loss"].equals(every["train_loss"])  # testing changes nothing in the training
+
+
+def test_class_shares_of_mixed_pictures_are_learned_like_labels():
+    torch.manual_seed(0)
+    model, (images, labels) = SqueezeNet(10, dropout=0.0), handful().tensors
+    shares = torch.nn.functional.one_hot(labels, 10).float()
+    history = train_test(model, torch.optim.Adam(model.parameters(), lr=1e-3), [(images, shares)], [(images, labels)], 20)
+    assert history["train_loss"].iloc[-1] < 0.5 * history["train_loss"].iloc[0]
+    assert history["train_accuracy"].iloc[-1] >= 0.9
+
+
+def test_average_that_forgets_at_once_is_the_plain_training():
+    plain, averaged = train(3), train(3, ema_decay=1e-12)
+    torch.testing.assert_close(torch.tensor(averaged["test_loss"]), torch.tensor(plain["test_loss"]), rtol=1e-4, atol=1e-4)
+    assert not np.allclose(train(3, ema_decay=0.9)["test_loss"], plain["test_loss"], rtol=1e-2)
+
+
+def test_averaged_weights_are_the_ones_left_in_the_model():
+    torch.manual_seed(0)
+    model, loader = SqueezeNet(10, dropout=0.0), DataLoader(handful(), batch_size=4)
+    history = train_test(model, torch.optim.Adam(model.parameters(), lr=1e-3), loader, loader, 2, ema_decay=0.5)
+    assert evaluate(model, loader).loss == history["test_loss"].iloc[-1]
+
+
+def test_mirrored_test_answers_alike_for_a_picture_and_its_mirror_image():
+    torch.manual_seed(0)
+    model, (images, labels) = SqueezeNet(10), handful().tensors
+    mirrored = [(images.flip(3), labels)]
+    assert evaluate(model, mirrored, mirror=True).loss == pytest.approx(evaluate(model, [(images, labels)], mirror=True).loss, rel=1e-5)
+    assert evaluate(model, mirrored).loss != pytest.approx(evaluate(model, [(images, labels)]).loss, rel=1e-5)
+
+
+def test_cosine_loss_adds_what_is_missing_to_a_right_direction():
+    logits, labels = torch.tensor([[4.0, 0.0], [0.0, 3.0], [1.0, 1.0]]), torch.tensor([0, 0, 1])
+    cross_entropy = torch.nn.functional.cross_entropy(logits, labels)
+    expected = cross_entropy + 0.5 * (0 + 1 + (1 - 0.5**0.5)) / 3
+    torch.testing.assert_close(CosineCrossEntropy(0.5)(logits, labels), expected)
+
+
 class Interrupted(Exception):
     pass
 
@@ -105,7 +142,8 @@ def resumable(tmp_path, progress) -> pd.DataFrame:
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=12, cycle_momentum=False)
     loader = DataLoader(handful(), batch_size=4)
     checkpoint = tmp_path / "checkpoint"
-    return train_test(model, optimizer, loader, loader, 4, scheduler=scheduler, checkpoint=checkpoint, progress=progress)
+    options = {"scheduler": scheduler, "ema_decay": 0.9, "test_every": 3, "checkpoint": checkpoint, "progress": progress}
+    return train_test(model, optimizer, loader, loader, 4, **options)
 
 
 def test_interrupted_training_goes_on_to_the_same_history(tmp_path):

@@ -1,0 +1,94 @@
+"""Why a network does not learn is found and told; a network that learns is left in peace."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import PROJECT, handful
+from torch import nn
+from torch.utils.data import DataLoader
+
+from labnn.diagnose import near_duplicates, signal_by_layer
+from labnn.experiment import load_runs
+from labnn.model import SqueezeNet
+from labnn.train import evaluate, train_test
+
+ORIGINAL = {"version": "1_0", "batch_norm": False, "init": "default"}
+
+
+def train_for_a_hundred_steps(model, lr: float):
+    loader = DataLoader(handful(), batch_size=2)
+    return train_test(model, torch.optim.Adam(model.parameters(), lr=lr), loader, loader, 17, test_every=17, progress=lambda rows, epochs: None)
+
+
+def test_guard_tells_of_a_dead_network_once_with_numbers_and_causes(capsys):
+    torch.manual_seed(0)
+    history = train_for_a_hundred_steps(SqueezeNet(10, **ORIGINAL), lr=1e-4)
+    told = capsys.readouterr().out.splitlines()
+    assert history["collapsed"].iloc[-1]
+    assert len(told) == 1 and told[0].startswith("Внимание: сеть не учится")
+    assert f"потери {history['test_loss'].iloc[-1]:.4f}" in told[0] and "Самый частый ответ — 100.0% снимков" in told[0]
+    for cause in ("сигнал гаснет", "ReLU на выходных логитах", "нет пакетной нормализации", "скорость обучения 0.0001"):
+        assert cause in told[0]
+
+
+def test_guard_is_silent_on_a_network_that_learns(capsys):
+    torch.manual_seed(0)
+    history = train_for_a_hundred_steps(SqueezeNet(10, dropout=0.0), lr=1e-3)
+    assert capsys.readouterr().out == ""
+    assert not history["collapsed"].any()
+
+
+def test_guard_was_right_about_every_recorded_run():
+    """It fired at the last epoch of no run that beat the most frequent class by half, and never at all in a run that went on to learn."""
+    runs = [run for folder in ("", "collapse", "causes", "levers") for run in load_runs(PROJECT / "data" / "runs" / folder)]
+    assert {bool(run.history["collapsed"].iloc[-1]) for run in runs} == {False, True}
+    for run in runs:
+        majority = run.predictions["label"].value_counts(normalize=True).iloc[0]
+        if run.history["test_accuracy"].iloc[-1] > 1.5 * majority:
+            assert not run.history["collapsed"].any()
+        if run.history["collapsed"].iloc[-1]:
+            assert run.predictions["prediction"].value_counts(normalize=True).iloc[0] > 0.9
+
+
+@pytest.mark.parametrize("scale, expected", [(0.0, 0.0), (100.0, np.log(10))])
+def test_information_is_nothing_for_one_answer_and_all_for_a_sure_one(scale, expected):
+    labels = torch.arange(40) % 10
+    images = nn.functional.one_hot(labels, 10).float().view(40, 10, 1, 1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(10, 10, bias=False))
+    model[1].weight.data = scale * torch.eye(10)
+    result = evaluate(model, [(images[:30], labels[:30]), (images[30:], labels[30:])])
+    assert result.information == pytest.approx(expected, abs=1e-6)
+
+
+def test_default_start_loses_the_signal_with_depth_and_he_keeps_it():
+    images, labels = handful().tensors
+    dead, alive = (signal_by_layer(SqueezeNet(10, version="1_0", batch_norm=False, init=init), images, labels) for init in ("default", "he"))
+    assert list(dead["layer"][[0, 1, 25]]) == ["features.0", "features.3.squeeze", "classifier.1"]
+    assert dead["spread"].iloc[-1] < 1e-4 * dead["spread"].iloc[0]
+    assert alive["spread"].iloc[-2] > 0.1 * alive["spread"].iloc[0]
+    assert dead["gradient"].iloc[0] < 1e-4 * alive["gradient"].iloc[0]
+
+
+def test_looking_at_the_signal_leaves_the_model_as_it_was():
+    model = SqueezeNet(10).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    signal_by_layer(model, *handful().tensors)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert not model.training and all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_spread_is_the_deviation_across_images():
+    images = torch.randn(50, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    layer = nn.Conv2d(3, 5, 3)
+    outputs = layer(images)
+    assert signal_by_layer(nn.Sequential(layer), images)["spread"].item() == pytest.approx(outputs.var(dim=0).mean().sqrt().item())
+
+
+def test_a_copy_in_the_other_part_is_found_also_mirrored_and_brightened(minicars):
+    pictures = np.stack([np.asarray(minicars.train.image(index).resize((64, 64))) for index in range(40)])
+    first, second = pictures[:20], pictures[20:].copy()
+    assert near_duplicates(first, second).empty
+    second[3] = first[7, :, ::-1]
+    second[11] = (first[15] * 0.8 + 20).astype(np.uint8)
+    found = near_duplicates(first, second)
+    assert {(row.first, row.second) for row in found.itertuples()} == {(7, 3), (15, 11)}
