@@ -5,12 +5,17 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import pandas as pd
 import torch
 
+from labnn.batches import decode_images
 from labnn.data import open_dataset
+from labnn.diagnose import near_duplicates
 from labnn.errors import LabError
-from labnn.experiment import OPTIMIZERS, Experiment, run_name, run_or_load
+from labnn.experiment import OPTIMIZERS, Experiment, Run, evaluate_variants, run_name, run_or_load
+from labnn.files import written_whole
 from labnn.report import write_recorded
+from labnn.tables import to_markdown, variants_table
 
 _HELP = {
     "optimizer": f"оптимизатор: {', '.join(OPTIMIZERS)}",
@@ -63,6 +68,16 @@ def _parser() -> argparse.ArgumentParser:
         kind = {"action": argparse.BooleanOptionalAction} if isinstance(field.default, bool) else {"type": type(field.default), "metavar": "X"}
         train.add_argument(flag, default=field.default, help=_HELP[field.name], **kind)
 
+    variants = commands.add_parser("variants", help="испытать обученную сеть: размер снимка на тесте, отражение", formatter_class=formatter)
+    variants.add_argument("--data", required=True, type=Path, help="корень набора данных")
+    variants.add_argument("--run", required=True, type=Path, help="папка записанного прогона: рядом с run.json ляжет variants.csv")
+    variants.add_argument("--cache", type=Path, default=Path("data/cache"), help="папка, где лежат веса прогона")
+
+    duplicates = commands.add_parser("duplicates", help="найти почти одинаковые снимки в обучающей и тестовой частях", formatter_class=formatter)
+    duplicates.add_argument("--data", required=True, type=Path, help="корень набора данных")
+    duplicates.add_argument("--out", required=True, type=Path, help="файл CSV: пары снимков, их классы и корреляция")
+    duplicates.add_argument("--cache", type=Path, default=Path("data/cache"), help="папка декодированных снимков")
+
     report = commands.add_parser("report", help="построить рисунки и таблицы по записанным прогонам", formatter_class=formatter)
     report.add_argument("--runs", type=Path, default=Path("data/runs"), help="папка записей")
     report.add_argument("--out", type=Path, default=Path("figures/recorded"), help="папка рисунков и таблиц")
@@ -75,6 +90,40 @@ def _train(arguments: argparse.Namespace) -> None:
     folder = arguments.out / run_name(experiment, data)
     print(f"Прогон уже записан: {folder}" if folder.exists() else f"Запись прогона: {folder}", flush=True)
     run_or_load(experiment, data, arguments.out, cache_dir=arguments.cache, device=_device(arguments.device))
+
+
+def _variants(arguments: argparse.Namespace) -> None:
+    run = Run.load(arguments.run)
+    data = open_dataset(arguments.data, crop_to_box=run.data["crop_to_box"])
+    if data.fingerprint() != run.data["fingerprint"]:
+        raise LabError(f"Прогон {arguments.run} сделан на другом наборе, чем {arguments.data}: укажите его набор.")
+    weights = next(iter(sorted(arguments.cache.glob(f"{run_name(run.experiment, data)}-*.pt"))), arguments.cache / f"{arguments.run.name}.pt")
+    table = evaluate_variants(run.experiment, data, weights, cache_dir=arguments.cache)
+    with written_whole(arguments.run / "variants.csv") as unfinished:
+        table.to_csv(unfinished, index=False, lineterminator="\n")
+    print(to_markdown(variants_table(table)))
+
+
+def _duplicates(arguments: argparse.Namespace) -> None:
+    data = open_dataset(arguments.data, crop_to_box=True)
+    pairs = near_duplicates(*(decode_images(part, 128, arguments.cache) for part in (data.train, data.test)))
+    table = pd.DataFrame(
+        {
+            "train_file": [data.train.paths[index].name for index in pairs["first"]],
+            "test_file": [data.test.paths[index].name for index in pairs["second"]],
+            "train_class": data.train.labels[pairs["first"]],
+            "test_class": data.test.labels[pairs["second"]],
+            "correlation": pairs["correlation"].round(4),
+        }
+    )
+    with written_whole(arguments.out) as unfinished:
+        table.to_csv(unfinished, index=False, lineterminator="\n")
+    print(f"Пар: {len(table)}, записаны в {arguments.out}")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    for path in write_recorded(arguments.runs, arguments.out):
+        print(path)
 
 
 def _device(name: str) -> torch.device:
@@ -90,11 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, or 2 for a mistake of the user's, told in one line on stderr."""
     try:
         parsed = _parser().parse_args(arguments)
-        if parsed.command == "train":
-            _train(parsed)
-        else:
-            for path in write_recorded(parsed.runs, parsed.out):
-                print(path)
+        {"train": _train, "variants": _variants, "duplicates": _duplicates, "report": _report}[parsed.command](parsed)
     except LabError as error:
         print(error, file=sys.stderr)
         return 2

@@ -92,7 +92,7 @@ def signal_by_layer(model: nn.Module, images: Tensor, labels: Tensor | None = No
     return table
 
 
-def near_duplicates(first: np.ndarray, second: np.ndarray, threshold: float = 0.98) -> pd.DataFrame:
+def near_duplicates(first: np.ndarray, second: np.ndarray, threshold: float = 0.95) -> pd.DataFrame:
     """Pairs of nearly the same picture, one from each of two decoded parts, uint8 ``(n, size, size, 3)``.
 
     Pictures are shrunk to 32 x 32 and correlated over pixels and channels, as they are and mirrored; columns ``first``,

@@ -166,6 +166,28 @@ def run_or_load(
     return run
 
 
+def evaluate_variants(
+    experiment: Experiment, data: CarsData, weights: str | Path, *, cache_dir: str | Path, device: str | torch.device = "cpu"
+) -> pd.DataFrame:
+    """The trained network, its ``state_dict`` in the file ``weights``, tested at ``image_size`` and at a quarter more, without and
+    with the mean over the mirrored picture: columns ``test_size`` (pixels), ``mirror``, ``test_loss`` (nats), ``test_accuracy``.
+
+    Raises ``LabError`` for weights that are absent or of another network.
+    """
+    model = make_model(experiment, len(data.class_names), device)
+    try:
+        model.load_state_dict(torch.load(weights, map_location=device, weights_only=True))
+    except Exception as error:  # the unpickler raises whatever broken bytes led it to
+        raise LabError(f"Веса {weights} не читаются или от другой сети ({type(error).__name__}): укажите файл .pt этого прогона.") from None
+    rows = []
+    for size in (experiment.image_size, experiment.image_size * 5 // 4):
+        batches = Batches(decode_images(data.test, size, cache_dir), data.test.labels, 128, device=device)
+        for mirror in (False, True):
+            result = evaluate(model, batches, mirror=mirror)
+            rows.append([size, mirror, result.loss, result.accuracy])
+    return pd.DataFrame(rows, columns=["test_size", "mirror", "test_loss", "test_accuracy"])
+
+
 def run_name(experiment: Experiment, data: CarsData) -> str:
     """The folder name of a run: readable in front, and at the end 10 digits that name experiment and data exactly."""
     identity = json.dumps([asdict(experiment), data.fingerprint()], sort_keys=True)

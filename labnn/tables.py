@@ -115,7 +115,7 @@ def changes(experiment: Experiment, base: Experiment) -> str:
 
 def ablation_table(runs: Sequence[Run], base: Experiment, title: str = "исходный рецепт") -> pd.DataFrame:
     """A row a change from ``base``, the most accurate first: held-out accuracy and loss of the last epoch, mean and deviation
-    over seeds; the mean paired difference from ``base`` with its 95 % interval; whether the network collapsed."""
+    over seeds; the mean paired difference from ``base`` with its 95 % interval; whether the networks of all seeds learned."""
     groups: dict[Experiment, list[Run]] = {}
     for run in runs:
         groups.setdefault(replace(run.experiment, seed=0), []).append(run)
@@ -128,10 +128,17 @@ def ablation_table(runs: Sequence[Run], base: Experiment, title: str = "исхо
             "Точность, %": _mean_and_deviation(group, "test_accuracy", 100, 1),
             "Потери, нат": _mean_and_deviation(group, "test_loss", 1, 3),
             "Разность точности [95 %]": "" if group is base_runs else _difference(group, base_runs),
-            "Учится": "нет" if all(last(run, "collapsed") for run in group) else "да",
+            "Учится": "да" if all(_beats_majority(run) for run in group) else "нет",
         }
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def single_causes(table: pd.DataFrame) -> str:
+    """What single changes did, by ``ablation_table``: which were enough for the network to learn, which were not."""
+    single = table[~table["Что изменено"].str.contains(", ") & (table["Разность точности [95 %]"] != "")]
+    words = {answer: "; ".join(single.loc[single["Учится"] == answer, "Что изменено"]) or "ничего" for answer in ("да", "нет")}
+    return f"В одиночку достаточно: {words['да']}. В одиночку не помогает: {words['нет']}."
 
 
 def collapse_table(runs: Sequence[Run]) -> pd.DataFrame:
@@ -156,6 +163,15 @@ def ladder_table(runs: Sequence[Run]) -> pd.DataFrame:
         minutes = number(run.history["seconds"].sum() / 60, 1)
         rows.append([step, run.experiment.epochs, minutes, number(last(run, "test_loss"), 3), number(100 * last(run, "test_accuracy"), 1)])
     return pd.DataFrame(rows, columns=["Что изменено", "Эпох", "Минут обучения", "Потери на тесте", "Точность на тесте, %"])
+
+
+def variants_table(variants: pd.DataFrame) -> pd.DataFrame:
+    """What ``experiment.evaluate_variants`` found, in Russian."""
+    rows = [
+        [row.test_size, "среднее с отражением" if row.mirror else "снимок", number(row.test_loss, 3), number(100 * row.test_accuracy, 1)]
+        for row in variants.itertuples()
+    ]
+    return pd.DataFrame(rows, columns=["Пикселей на тесте", "Ответ", "Потери на тесте", "Точность на тесте, %"])
 
 
 def confused_pairs(run: Run, class_names: Sequence[str], count: int = 8) -> pd.DataFrame:
@@ -212,6 +228,11 @@ def verdict(runs: Sequence[Run]) -> str:
     return f"{evidence} Интервал не содержит нуля: в этих условиях точнее {better}."
 
 
+def _beats_majority(run: Run) -> bool:
+    """Whether the accuracy is half as large again as the share of the most frequent class: what no constant answer reaches."""
+    return last(run, "test_accuracy") > 1.5 * run.predictions["label"].value_counts(normalize=True).iloc[0]
+
+
 def learned(runs: Sequence[Run], levels: ChanceLevels) -> str:
     """Whether the networks learned at all: their test accuracy against that of the most frequent class, computed."""
     sentences = []
@@ -254,6 +275,14 @@ def thousands(number: int) -> str:
 def number(value: float, digits: int) -> str:
     """``value`` with ``digits`` decimals and a comma, the Russian way."""
     return f"{value:.{digits}f}".replace(".", ",")
+
+
+def power(value: float) -> str:
+    """A positive ``value`` of any size: «0,26», but «1,2·10⁻⁷»."""
+    if value >= 0.01:
+        return number(value, 2)
+    digits, exponent = f"{value:.1e}".split("e")
+    return f"{digits.replace('.', ',')}·10" + str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def signed(value: float) -> str:

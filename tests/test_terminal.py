@@ -3,10 +3,13 @@
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 from conftest import PROJECT, write_annotations
 
 from labnn.__main__ import main
+from labnn.data import open_dataset
+from labnn.experiment import Run
 
 
 @pytest.fixture
@@ -51,6 +54,37 @@ def test_second_call_finds_the_run_and_report_rebuilds_its_figures(labnn, train_
     for name in ("curves.png", "summary.csv", "summary.md", "epochs-amsgrad.csv"):
         path = tmp_path / "figures" / "tiny" / name
         assert path.stat().st_size > 0 and str(path) in told
+
+
+def test_trained_network_is_tested_again_in_other_ways(labnn, train_small, tiny_root, tmp_path):
+    labnn(*train_small, "--no-mirror-test", "--test-size", 0)
+    [folder] = (tmp_path / "runs").iterdir()
+    status, told, _ = labnn("variants", "--data", tiny_root, "--run", folder, "--cache", tmp_path / "cache")
+    variants = pd.read_csv(folder / "variants.csv")
+    assert status == 0 and "среднее с отражением" in told
+    assert variants[["test_size", "mirror"]].values.tolist() == [[32, False], [32, True], [40, False], [40, True]]
+    assert variants["test_loss"].iloc[0] == Run.load(folder).history["test_loss"].iloc[-1]
+
+
+def test_other_data_or_lost_weights_are_told(labnn, train_small, tiny_root, tmp_path):
+    labnn(*train_small)
+    [folder] = (tmp_path / "runs").iterdir()
+    again = ["variants", "--data", tiny_root, "--run", folder, "--cache"]
+    status, _, told = labnn(*again, tmp_path / "elsewhere")
+    assert status == 2 and "Веса" in told and told.count("\n") == 1
+    status, _, told = labnn("variants", "--data", PROJECT / "data" / "minicars", "--run", folder)
+    assert status == 2 and "другом наборе" in told
+
+
+def test_picture_in_both_parts_is_listed(labnn, tiny_root, tmp_path):
+    (tiny_root / "cars_test" / "00003.jpg").write_bytes((tiny_root / "cars_train" / "00005.jpg").read_bytes())
+    data = open_dataset(tiny_root)
+    boxes = data.test.boxes.copy()
+    boxes[2] = data.train.boxes[4]
+    write_annotations(tiny_root / "cars_test_annos_withlabels.mat", [path.name for path in data.test.paths], data.test.labels + 1, boxes)
+    status, told, _ = labnn("duplicates", "--data", tiny_root, "--out", tmp_path / "pairs.csv", "--cache", tmp_path / "cache")
+    assert status == 0 and told.startswith("Пар: 1,")
+    assert pd.read_csv(tmp_path / "pairs.csv", dtype=str)[["train_file", "test_file"]].values.tolist() == [["00005.jpg", "00003.jpg"]]
 
 
 def damage_image(root):
