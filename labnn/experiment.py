@@ -39,14 +39,14 @@ class Experiment:
     """
 
     optimizer: str = "amsgrad"
-    epochs: int = 40
+    epochs: int = 100
     seed: int = 0
     lr: float = 3e-3
     warmup: float = 0.3
     weight_decay: float = 0.05
     batch_size: int = 32
     image_size: int = 128
-    min_crop_area: float = 0.4
+    min_crop_area: float = 0.3
     label_smoothing: float = 0.1
     version: str = "1_1"
     batch_norm: bool = True
@@ -57,7 +57,7 @@ class Experiment:
     schedule: str = "one_cycle"
     mirror: bool = True
     colour: float = 0.3
-    mix: float = 0.3
+    mix: float = 0.5
     mirror_test: bool = True
     test_size: int = 160
     test_every: int = 1
@@ -75,6 +75,30 @@ class Experiment:
                 raise LabError(f"Значение {name}={getattr(self, name)} не годится: выберите одно из {', '.join(choices)}.")
         if not 0 < self.lr < float("inf"):
             raise LabError(f"Скорость обучения lr={self.lr} не годится: задайте положительное число, например 0.003.")
+
+
+# The recipe of the laboratory work that this one replaces: torchvision's network and Adam with a constant rate, nothing else.
+ORIGINAL = Experiment(
+    optimizer="adam",
+    epochs=10,
+    lr=1e-4,
+    weight_decay=0.0,
+    image_size=224,
+    min_crop_area=1.0,
+    label_smoothing=0.0,
+    version="1_0",
+    batch_norm=False,
+    bypass=False,
+    dropout=0.5,
+    init="default",
+    logits_relu=True,
+    schedule="constant",
+    mirror=False,
+    colour=0.0,
+    mix=0.0,
+    mirror_test=False,
+    test_size=0,
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from conftest import PROJECT
 
-from labnn.compare import comparable
 from labnn.experiment import load_runs
-from labnn.tables import settings_table, summary_table, to_markdown
+from labnn.report import recorded_studies, recorded_tables
+from labnn.tables import to_markdown
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 SHELL_BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.S | re.M)
@@ -40,11 +40,15 @@ def test_ci_fails_when_the_tests_fail(tmp_path):
     assert subprocess.run(["bash", str(tmp_path / ".ci" / "run")], capture_output=True).returncode != 0
 
 
-@pytest.mark.parametrize("name, table", [("summary", summary_table), ("settings", lambda runs: settings_table(runs[0]))])
-def test_readme_states_the_figures_of_the_recorded_runs(name, table):
+def readme_tables() -> dict[str, str]:
+    tables = {name: to_markdown(table) for name, table in recorded_tables(recorded_studies(PROJECT / "data" / "runs")).items()}
+    return tables | {"throughput": (PROJECT / "data" / "runs" / "throughput.md").read_text(encoding="utf-8").strip()}
+
+
+@pytest.mark.parametrize("name", ["ladder", "collapse", "causes", "settings", "variants", "levers", "summary", "throughput"])
+def test_readme_states_the_figures_of_the_recorded_runs(name):
     stated = re.search(rf"<!-- {name}: begin -->\n(.*?)<!-- {name}: end -->", README, re.S)[1]
-    recorded = comparable(load_runs(PROJECT / "data" / "runs"))[0]
-    assert stated.strip() == to_markdown(table(recorded))
+    assert stated.strip() == readme_tables()[name]
 
 
 def test_readme_pictures_exist():
