@@ -76,12 +76,12 @@ def recorded_studies(runs_dir: str | Path) -> Recorded:
     ``variants.csv``. Raises ``LabError`` if one is absent."""
     runs_dir = Path(runs_dir)
     groups = {name: load_runs(runs_dir / name) for name in ("", "collapse", "causes", "levers", "recipe")}
-    absent = [name or "." for name, runs in groups.items() if not runs]
+    variants = list((runs_dir / "recipe").glob("*/variants.csv"))
+    absent = [name or "." for name, runs in groups.items() if not runs] + ([] if variants else ["recipe/*/variants.csv"])
     if absent:
         raise LabError(f"В папке {runs_dir} нет записей опытов ({', '.join(absent)}): восстановите её из git.")
-    [variants] = (runs_dir / "recipe").glob("*/variants.csv")
     comparison, collapse, causes, levers, [recipe] = groups.values()
-    return Recorded(comparable(comparison)[0], collapse, causes, levers, recipe, pd.read_csv(variants))
+    return Recorded(comparable(comparison)[0], collapse, causes, levers, recipe, pd.read_csv(variants[0]))
 
 
 def recorded_tables(studies: Recorded) -> dict[str, pd.DataFrame]:

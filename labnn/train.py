@@ -88,28 +88,25 @@ def train_test(
     Minimises ``criterion(logits, labels)``; steps ``scheduler`` after every batch; uses bf16 where the hardware has it and
     channels-last memory. A loader gives ``(images, labels)``: float ``(batch, 3, H, W)`` and int64 ``(batch,)``, or for mixed
     pictures class shares, float ``(batch, classes)``; if it has ``set_epoch``, that is called with the pass's number from 0.
-    With ``ema_decay`` the network that is tested, and at the end left in ``model``, is the exponential moving average of the
-    weights over the steps (Polyak and Juditsky 1992). ``mirror_test``: see ``evaluate``. With ``checkpoint``, a file, the
-    state is written there after every epoch, and a later call with the same arguments goes on from it to the same history.
+    With ``ema_decay`` the network that is tested, and left in ``model``, is the exponential moving average of the weights.
+    ``mirror_test``: see ``evaluate``. With ``checkpoint``, a file, the state is written there after every epoch, and a later
+    call with the same arguments goes on from it to the same history.
 
-    A network that has collapsed to one answer (``diagnose.find_collapse``) is told of at once, with the likely causes.
+    Tests after the first epoch, every ``test_every`` epochs and after the last; between, ``test_*`` are NaN. A network that
+    has collapsed to one answer (``diagnose.find_collapse``) is told of at once, with the likely causes.
 
-    Tests after the first epoch, every ``test_every`` epochs and after the last; between, ``test_*`` are NaN.
-
-    Returns the history, one row an epoch: ``epoch`` from 1, ``lr`` of the epoch's last step, ``seconds`` of training only,
-    ``train_loss`` and ``train_accuracy`` as met on the way through the epoch, ``test_loss`` and ``test_accuracy`` after it.
-    Losses are means over images of the plain cross-entropy, in nats; accuracies are 0..1, for a mixed picture by its larger
-    share; ``test_information`` (nats) and ``collapsed`` are what ``diagnose.find_collapse`` goes by and says.
-
-    Raises ``LabError`` for an empty loader or a checkpoint that cannot be read.
+    Returns the history, a row an epoch: ``epoch`` from 1, ``lr`` of its last step, ``seconds`` of training only, ``train_loss``
+    and ``train_accuracy`` as met on the way, ``test_loss`` and ``test_accuracy`` after it; losses are means over images of the
+    plain cross-entropy, in nats, accuracies 0..1, for a mixed picture by its larger share; ``test_information`` (nats) and
+    ``collapsed`` are what ``find_collapse`` goes by and says. Raises ``LabError`` for an empty loader or a broken checkpoint.
     """
     device = _device(model)
     if device.type == "cpu":
         keep_freed_memory()
     model.to(memory_format=torch.channels_last)
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True) if ema_decay else None
-    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "averaged": averaged}
-    parts = {name: part for name, part in parts.items() if part is not None}
+    named = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "averaged": averaged}
+    parts = {name: part for name, part in named.items() if part is not None}
     tested = averaged.module if averaged else model
     rows = _load_checkpoint(checkpoint, parts, device) if checkpoint and Path(checkpoint).exists() else []
     if len(rows) == epochs:  # stopped after the last epoch, before anyone saw the result
@@ -118,17 +115,13 @@ def train_test(
         if hasattr(train_loader, "set_epoch"):
             train_loader.set_epoch(epoch)
         start = time.perf_counter()
-        steps, lr, train_loss, train_accuracy = train_epoch(model, optimizer, train_loader, scheduler, criterion, averaged)
-        seconds = time.perf_counter() - start
-        row = dict(zip(HISTORY_COLUMNS, [epoch + 1, lr, seconds, train_loss, train_accuracy, *_UNTESTED], strict=True))
+        steps, *met = train_epoch(model, optimizer, train_loader, scheduler, criterion, averaged)
+        row = dict(zip(HISTORY_COLUMNS, [epoch + 1, met[0], time.perf_counter() - start, *met[1:], *_UNTESTED], strict=True))
         if epoch == 0 or (epoch + 1) % test_every == 0 or epoch + 1 == epochs:
             test = evaluate(tested, test_loader, mirror=mirror_test)
             row |= {"test_loss": test.loss, "test_accuracy": test.accuracy, "test_information": test.information}
-            collapse = find_collapse(test.predictions, test.labels, test.information, test.loss)
-            row["collapsed"] = collapse is not None and steps * (epoch + 1) >= _STEPS_TO_LEARN
-            if row["collapsed"] and not any(row["collapsed"] for row in rows):
-                images = next(_on_device(test_loader, device))[0]
-                print(explain_collapse(collapse, tested, images[:32], lr), flush=True)
+            if steps * (epoch + 1) >= _STEPS_TO_LEARN:
+                row["collapsed"] = _guard(tested, test_loader, test, met[0], told=any(row["collapsed"] for row in rows))
         rows.append(row)
         if checkpoint:
             _save_checkpoint(checkpoint, parts, rows)
@@ -136,6 +129,15 @@ def train_test(
     if averaged:
         model.load_state_dict(averaged.module.state_dict())
     return pd.DataFrame(rows, columns=HISTORY_COLUMNS)
+
+
+def _guard(model: nn.Module, loader: Loader, test: Evaluation, lr: float, *, told: bool) -> bool:
+    """Whether ``test`` shows a collapsed network; says so, unless that was ``told`` before."""
+    collapse = find_collapse(test.predictions, test.labels, test.information, test.loss)
+    if collapse and not told:
+        images = next(_on_device(loader, _device(model)))[0]
+        print(explain_collapse(collapse, model, images[:32], lr), flush=True)
+    return collapse is not None
 
 
 def train_epoch(
