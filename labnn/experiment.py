@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from labnn.batches import Augment, Batches, Mix, decode_images
+from labnn.batches import Augment, Batches, Mix, decode_images, growing
 from labnn.data import CarsData
 from labnn.errors import LabError
 from labnn.model import SqueezeNet
@@ -30,8 +30,9 @@ class Experiment:
 
     ``lr`` is the peak of the "one_cycle" ``schedule`` (Smith and Topin 2017, arXiv 1708.07120), reached after ``warmup`` of
     all steps, or all that a "constant" one has; ``weight_decay`` is decoupled (Loshchilov and Hutter, arXiv 1711.05101).
-    ``image_size`` is the side in pixels that the network trains at, ``test_size`` the one it is tested at (0: the same): crops
-    show the car larger, and a larger test picture makes up for it (Touvron et al. 2019, arXiv 1906.06423).
+    ``image_size`` is the side in pixels that the network trains at, in the first epochs smaller, from ``start_size`` on (0: the
+    same; ``batches.growing``), ``test_size`` the one it is tested at (0: the same): crops show the car larger, and a larger test
+    picture makes up for it (Touvron et al. 2019, arXiv 1906.06423).
     ``min_crop_area``, ``mirror`` and ``colour`` are ``Augment``'s, ``mix`` is the share of batches that ``Mix`` mixes,
     ``cosine`` the weight in ``CosineCrossEntropy``; ``version``, ``batch_norm``, ``bypass``, ``dropout``, ``init`` and
     ``logits_relu`` are ``SqueezeNet``'s, ``ema_decay``, ``mirror_test`` and ``test_every`` ``train_test``'s.
@@ -46,6 +47,7 @@ class Experiment:
     weight_decay: float = 0.05
     batch_size: int = 32
     image_size: int = 128
+    start_size: int = 0
     min_crop_area: float = 0.3
     label_smoothing: float = 0.1
     version: str = "1_1"
@@ -73,6 +75,8 @@ class Experiment:
         for name, choices in {"init": ("he", "default"), "schedule": ("one_cycle", "constant")}.items():
             if getattr(self, name) not in choices:
                 raise LabError(f"Значение {name}={getattr(self, name)} не годится: выберите одно из {', '.join(choices)}.")
+        if self.start_size and not 32 <= self.start_size <= self.image_size:
+            raise LabError(f"Значение start_size={self.start_size} не годится: задайте 0 или от 32 до image_size={self.image_size}.")
         if not 0 < self.lr < float("inf"):
             raise LabError(f"Скорость обучения lr={self.lr} не годится: задайте положительное число, например 0.003.")
 
@@ -229,8 +233,9 @@ def make_batches(
     """Training and test batches of ``experiment``; pictures to crop from are kept a quarter larger, so that crops stay sharp."""
     size, crops = experiment.image_size, experiment.min_crop_area < 1
     augment = mix = None
-    if crops or experiment.mirror or experiment.colour:
-        augment = Augment(size, experiment.min_crop_area, experiment.mirror, experiment.colour)
+    side = growing(experiment.start_size, size, experiment.epochs) if experiment.start_size else size
+    if crops or experiment.mirror or experiment.colour or experiment.start_size:
+        augment = Augment(side, experiment.min_crop_area, experiment.mirror, experiment.colour)
     if experiment.mix:
         mix = Mix(len(data.class_names), experiment.mix)
     train_images = decode_images(data.train, size * 5 // 4 if crops else size, cache_dir, decoding)

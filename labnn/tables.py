@@ -60,6 +60,7 @@ def settings_table(run: Run) -> pd.DataFrame:
         + (", пакетная нормализация" if experiment.batch_norm else "")
         + (", обходные связи" if experiment.bypass else ""),
         "Снимок на входе": f"{experiment.image_size} × {experiment.image_size} пикселей"
+        + (f", в начале {experiment.start_size} × {experiment.start_size}" if experiment.start_size else "")
         + (", кадр по рамке" if data["crop_to_box"] else "")
         + (f"; на тесте {experiment.test_size} × {experiment.test_size}" if experiment.test_size else "")
         + ("; на тесте среднее с отражением" if experiment.mirror_test else ""),
@@ -85,6 +86,7 @@ _CHANGES = {
     "weight_decay": lambda value: f"затухание весов {value:g}".replace(".", ","),
     "batch_size": lambda value: f"пакет {value}",
     "image_size": lambda value: f"{value} пикселей",
+    "start_size": lambda value: f"снимок растёт от {value} пикселей" if value else "снимок одного размера",
     "min_crop_area": lambda value: "без случайного кадра" if value == 1 else f"случайный кадр от {value:.0%} площади",
     "label_smoothing": lambda value: f"сглаживание меток {number(value, 1)}" if value else "без сглаживания меток",
     "version": lambda value: f"SqueezeNet {value.replace('_', '.')}",

@@ -31,7 +31,7 @@ def test_changes_name_every_setting_that_differs_and_no_other():
 
 
 def test_every_setting_of_an_experiment_has_words():
-    words = {"optimizer": "adam", "init": "default", "schedule": "constant", "version": "1_0"}
+    words = {"optimizer": "adam", "init": "default", "schedule": "constant", "version": "1_0", "start_size": 64}
     for name, value in vars(Experiment()).items():
         if name not in ("seed", "test_every"):
             other = words[name] if name in words else not value if isinstance(value, bool) else 2 * value + 1
