@@ -8,14 +8,15 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from labnn.batches import decode_images
+from labnn.batches import Batches, decode_images
 from labnn.data import open_dataset
 from labnn.diagnose import near_duplicates
 from labnn.errors import LabError
 from labnn.experiment import OPTIMIZERS, Experiment, Run, evaluate_variants, run_name, run_or_load
 from labnn.files import written_whole
-from labnn.report import write_recorded
-from labnn.tables import to_markdown, variants_table
+from labnn.report import start_signals, write_recorded, write_studies
+from labnn.studies import STUDIES, run_all
+from labnn.tables import changes, number, to_markdown, variants_table
 
 _HELP = {
     "optimizer": f"оптимизатор: {', '.join(OPTIMIZERS)}",
@@ -69,6 +70,14 @@ def _parser() -> argparse.ArgumentParser:
         kind = {"action": argparse.BooleanOptionalAction} if isinstance(field.default, bool) else {"type": type(field.default), "metavar": "X"}
         train.add_argument(flag, default=field.default, help=_HELP[field.name], **kind)
 
+    study = commands.add_parser("study", help="обучить все сети опыта: по одной правке и вместе", formatter_class=formatter)
+    study.add_argument("name", choices=STUDIES, metavar="ОПЫТ", help=f"один из {', '.join(STUDIES)}")
+    study.add_argument("--data", required=True, type=Path, help="корень набора данных")
+    study.add_argument("--out", type=Path, default=Path("data/runs"), help="папка записей: опыт ляжет в папку своего имени внутри неё")
+    study.add_argument("--cache", type=Path, default=Path("data/cache"), help="папка декодированных снимков и контрольных точек")
+    study.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="устройство: cpu, cuda, cuda:1")
+    study.add_argument("--processes", type=int, default=1, help="сколько сетей обучать одновременно")
+
     variants = commands.add_parser("variants", help="испытать обученную сеть: размер снимка на тесте, отражение", formatter_class=formatter)
     variants.add_argument("--data", required=True, type=Path, help="корень набора данных")
     variants.add_argument("--run", required=True, type=Path, help="папка записанного прогона: рядом с run.json ляжет variants.csv")
@@ -78,6 +87,11 @@ def _parser() -> argparse.ArgumentParser:
     duplicates.add_argument("--data", required=True, type=Path, help="корень набора данных")
     duplicates.add_argument("--out", required=True, type=Path, help="файл CSV: пары снимков, их классы и корреляция")
     duplicates.add_argument("--cache", type=Path, default=Path("data/cache"), help="папка декодированных снимков")
+
+    signal = commands.add_parser("signal", help="как сигнал и градиент проходят слои до обучения", formatter_class=formatter)
+    signal.add_argument("--data", required=True, type=Path, help="корень набора данных")
+    signal.add_argument("--out", type=Path, default=Path("data/runs/signal.csv"), help="файл CSV: строка на свёртку каждой сети")
+    signal.add_argument("--cache", type=Path, default=Path("data/cache"), help="папка декодированных снимков")
 
     report = commands.add_parser("report", help="построить рисунки и таблицы по записанным прогонам", formatter_class=formatter)
     report.add_argument("--runs", type=Path, default=Path("data/runs"), help="папка записей")
@@ -93,9 +107,27 @@ def _train(arguments: argparse.Namespace) -> None:
     run_or_load(experiment, data, arguments.out, cache_dir=arguments.cache, device=_device(arguments.device))
 
 
+def _study(arguments: argparse.Namespace) -> None:
+    study = STUDIES[arguments.name]
+    data = open_dataset(arguments.data, crop_to_box=True)
+    device = _device(arguments.device)
+
+    def progress(run: Run, done: int, total: int, seconds: float) -> None:
+        accuracy = number(100 * run.history["test_accuracy"].iloc[-1], 2)
+        left = number(seconds / done * (total - done) / 60, 0)
+        title = changes(run.experiment, study.base) or "без правок"
+        print(f"Готово {done} из {total}, осталось около {left} мин: {title}, зерно {run.experiment.seed}: {accuracy} %", flush=True)
+
+    part = data.validation() if study.validation else data
+    options = {"cache_dir": arguments.cache, "device": device, "processes": arguments.processes, "progress": progress}
+    run_all(study.experiments(), part, arguments.out / arguments.name, **options)
+
+
 def _variants(arguments: argparse.Namespace) -> None:
     run = Run.load(arguments.run)
     data = open_dataset(arguments.data, crop_to_box=run.data["crop_to_box"])
+    if run.data["name"] == f"{data.name}-validation":
+        data = data.validation()
     if data.fingerprint() != run.data["fingerprint"]:
         raise LabError(f"Прогон {arguments.run} сделан на другом наборе, чем {arguments.data}: укажите его набор.")
     weights = next(iter(sorted(arguments.cache.glob(f"{run_name(run.experiment, data)}-*.pt"))), arguments.cache / f"{arguments.run.name}.pt")
@@ -122,9 +154,20 @@ def _duplicates(arguments: argparse.Namespace) -> None:
     print(f"Пар: {len(table)}, записаны в {arguments.out}")
 
 
+def _signal(arguments: argparse.Namespace) -> None:
+    data = open_dataset(arguments.data, crop_to_box=True)
+    images, labels = next(iter(Batches(decode_images(data.train, 128, arguments.cache), data.train.labels, 64, shuffle=True)))
+    table = pd.concat(start_signals(images, labels, len(data.class_names)), names=["network"]).reset_index("network")
+    with written_whole(arguments.out) as unfinished:
+        table.to_csv(unfinished, index=False, lineterminator="\n", float_format="%.6g")
+    print(f"Свёрток: {len(table)}, записаны в {arguments.out}")
+
+
 def _report(arguments: argparse.Namespace) -> None:
-    for path in write_recorded(arguments.runs, arguments.out):
-        print(path)
+    paths = write_recorded(arguments.runs, arguments.out)
+    if (arguments.runs / "recipe").is_dir():
+        paths += write_studies(arguments.runs, arguments.out)
+    print(*paths, sep="\n")
 
 
 def _device(name: str) -> torch.device:
@@ -140,7 +183,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, or 2 for a mistake of the user's, told in one line on stderr."""
     try:
         parsed = _parser().parse_args(arguments)
-        {"train": _train, "variants": _variants, "duplicates": _duplicates, "report": _report}[parsed.command](parsed)
+        commands = {"train": _train, "study": _study, "variants": _variants, "duplicates": _duplicates, "signal": _signal, "report": _report}
+        commands[parsed.command](parsed)
     except LabError as error:
         print(error, file=sys.stderr)
         return 2

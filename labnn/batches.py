@@ -161,7 +161,8 @@ def growing(start: int, end: int, epochs: int) -> Callable[[int], int]:
     Small pictures teach the same network first, at a fraction of the time, and the last epochs fit it to the full size
     (progressive resizing; Tan and Le 2021, arXiv 2104.00298, section 4).
     """
-    return lambda epoch: min(end, start + 16 * int((end - start) / 16 * epoch / (0.8 * epochs)))
+    last = max(int(0.8 * epochs), 1)
+    return lambda epoch: end if epoch >= last else start + 16 * int((end - start) / 16 * epoch / last)
 
 
 class Mix:

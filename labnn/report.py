@@ -9,15 +9,20 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from labnn.compare import comparable
+from labnn.data import ChanceLevels, chance_levels
+from labnn.diagnose import signal_by_layer
 from labnn.errors import LabError
-from labnn.experiment import ORIGINAL, Experiment, Run, load_runs
+from labnn.experiment import ORIGINAL, Run, load_runs, make_model
 from labnn.files import written_whole
-from labnn.plots import plot_curves
+from labnn.plots import plot_changes, plot_curves, plot_losses, plot_signal
+from labnn.studies import STUDIES
 from labnn.tables import (
     OPTIMIZER_NAMES,
     ablation_table,
+    changes,
     collapse_table,
     epoch_table,
     ladder_table,
@@ -61,7 +66,10 @@ def write_recorded(runs_dir: str | Path, folder: str | Path) -> list[Path]:
 
 
 class Recorded(NamedTuple):
-    """The studies on real photos that ``runs_dir`` holds, each in a folder of its own but the comparison of optimizers."""
+    """The studies on real photos that ``runs_dir`` holds, each in a folder of its own but the comparison of optimizers.
+
+    ``signals``: ``start_signals`` of real photos.
+    """
 
     comparison: list[Run]
     collapse: list[Run]
@@ -69,36 +77,81 @@ class Recorded(NamedTuple):
     levers: list[Run]
     recipe: Run
     variants: pd.DataFrame
+    signals: dict[str, pd.DataFrame]
+
+    @property
+    def levels(self) -> ChanceLevels:
+        """Chance levels of the photos that the networks are tested on."""
+        return chance_levels(self.recipe.predictions["label"])
 
 
 def recorded_studies(runs_dir: str | Path) -> Recorded:
-    """Reads the studies below ``runs_dir``: ``collapse``, ``causes``, ``levers``, and in ``recipe`` the most accurate run with its
-    ``variants.csv``. Raises ``LabError`` if one is absent."""
+    """Reads the studies below ``runs_dir``: ``collapse``, ``causes``, ``levers``, in ``recipe`` the most accurate run with its
+    ``variants.csv``, and ``signal.csv``. Raises ``LabError`` if one is absent."""
     runs_dir = Path(runs_dir)
     groups = {name: load_runs(runs_dir / name) for name in ("", "collapse", "causes", "levers", "recipe")}
-    variants = list((runs_dir / "recipe").glob("*/variants.csv"))
-    absent = [name or "." for name, runs in groups.items() if not runs] + ([] if variants else ["recipe/*/variants.csv"])
+    files = {name: next(iter(runs_dir.glob(name)), None) for name in ("recipe/*/variants.csv", "signal.csv")}
+    absent = [name or "." for name, content in (groups | files).items() if not content]
     if absent:
         raise LabError(f"В папке {runs_dir} нет записей опытов ({', '.join(absent)}): восстановите её из git.")
     comparison, collapse, causes, levers, [recipe] = groups.values()
-    return Recorded(comparable(comparison)[0], collapse, causes, levers, recipe, pd.read_csv(variants[0]))
+    variants, signal = (pd.read_csv(path) for path in files.values())
+    signals = {title: table.drop(columns="network") for title, table in signal.groupby("network", sort=False)}
+    return Recorded(comparable(comparison)[0], collapse, causes, levers, recipe, variants, signals)
 
 
 def recorded_tables(studies: Recorded) -> dict[str, pd.DataFrame]:
     """The tables of the studies, by the names that README and report give them."""
-    dead = [run for run in studies.collapse if not run.experiment.batch_norm]
     ladder = [run for run in (*studies.collapse, *studies.comparison, studies.recipe) if run.experiment.optimizer == "amsgrad"]
-    sick = replace(ORIGINAL, optimizer="amsgrad", image_size=64, epochs=studies.causes[0].experiment.epochs)
-    short = replace(Experiment(), image_size=64, test_size=0, epochs=30, min_crop_area=0.35, mix=0.3)
     return {
         "ladder": ladder_table(ladder),
-        "collapse": collapse_table(dead),
-        "causes": ablation_table(studies.causes, sick, "рецепт исходной работы"),
+        "collapse": collapse_table([run for run in studies.collapse if not run.experiment.batch_norm]),
+        "causes": ablation_table(studies.causes, STUDIES["causes"].base, "рецепт исходной работы"),
         "settings": settings_table(studies.recipe),
         "variants": variants_table(studies.variants),
-        "levers": ablation_table(studies.levers, short, "рецепт"),
+        "levers": ablation_table(studies.levers, STUDIES["levers"].base, "рецепт"),
         "summary": summary_table(studies.comparison),
     }
+
+
+def recorded_figures(studies: Recorded) -> dict[str, Figure]:
+    """The story in pictures: the collapse, its cause, its cure, and the ladder of accuracies."""
+    tables = recorded_tables(studies)
+    losses = {_title(run): run for run in studies.collapse}
+    figures = {"collapse": plot_losses(losses, studies.levels).figure, "signal": plot_signals(studies.signals)}
+    for name in ("causes", "ladder"):
+        figure, ax = plt.subplots(figsize=(11, 0.6 + 0.5 * len(tables[name])), layout="constrained")
+        plot_changes(tables[name], studies.levels, ax)
+        figures[name] = figure
+    return figures
+
+
+def write_studies(runs_dir: str | Path, folder: str | Path) -> list[Path]:
+    """Writes the figures (PNG) of the studies in ``runs_dir`` into ``folder``; returns the paths."""
+    figures = recorded_figures(recorded_studies(runs_dir))
+    paths = [save_figure(figure, Path(folder) / f"{name}.png") for name, figure in figures.items()]
+    for figure in figures.values():
+        plt.close(figure)
+    return paths
+
+
+def _title(run: Run) -> str:
+    network = changes(replace(run.experiment, optimizer=ORIGINAL.optimizer, image_size=ORIGINAL.image_size), ORIGINAL)
+    return f"{OPTIMIZER_NAMES[run.experiment.optimizer]}, {network or 'рецепт исходной работы'}"
+
+
+def start_signals(images: Tensor, labels: Tensor, num_classes: int) -> dict[str, pd.DataFrame]:
+    """``diagnose.signal_by_layer`` of the original's network at its start, and with He's weights or batch norm instead."""
+    starts = (ORIGINAL, replace(ORIGINAL, init="he"), replace(ORIGINAL, batch_norm=True))
+    return {changes(start, ORIGINAL) or "исходная сеть": signal_by_layer(make_model(start, num_classes), images, labels) for start in starts}
+
+
+def plot_signals(signals: dict[str, pd.DataFrame]) -> Figure:
+    """Spread and gradient of ``start_signals`` side by side."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for column, ax in zip(("spread", "gradient"), axes, strict=True):
+        plot_signal(signals, column, ax)
+    return figure
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:

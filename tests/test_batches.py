@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from labnn.batches import Augment, Batches, Mix, decode_images
+from labnn.batches import Augment, Batches, Mix, decode_images, growing
 from labnn.data import open_dataset
 from labnn.errors import LabError
 
@@ -75,6 +75,19 @@ def test_seed_and_pass_fix_order_and_augmentation(dataset, tmp_path):
     for (images, labels), (same_images, same_labels) in zip(second_pass, again, strict=True):
         assert torch.equal(images, same_images) and torch.equal(labels, same_labels)
     assert not torch.equal(second_pass[0][0], next(iter(other))[0])
+
+
+@pytest.mark.parametrize(
+    "start, end, sides", [(32, 64, [32, 32, 32, 32, 48, 48, 48, 48, 64, 64]), (40, 64, [40] * 6 + [56, 56, 64, 64]), (64, 64, [64] * 10)]
+)
+def test_pictures_grow_by_16_pixels_and_end_at_full_size(start, end, sides):
+    side = growing(start, end, 10)
+    assert [side(epoch) for epoch in range(10)] == sides
+
+
+def test_each_pass_has_the_side_of_its_epoch(dataset, tmp_path):
+    batches = Batches(decode_images(dataset, 40, tmp_path), dataset.labels, 16, augment=Augment(growing(16, 32, 4)))
+    assert [tuple(images.shape[2:]) for _ in range(4) for images, _ in batches] == [(16, 16), (16, 16), (16, 16), (32, 32)]
 
 
 def test_crop_and_flip_keep_flat_colours_and_mirror_half():

@@ -10,7 +10,7 @@ import pytest
 from conftest import PROJECT
 
 from labnn.experiment import load_runs
-from labnn.report import recorded_studies, recorded_tables
+from labnn.report import recorded_studies, recorded_tables, write_studies
 from labnn.tables import to_markdown
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -42,13 +42,20 @@ def test_ci_fails_when_the_tests_fail(tmp_path):
 
 def readme_tables() -> dict[str, str]:
     tables = {name: to_markdown(table) for name, table in recorded_tables(recorded_studies(PROJECT / "data" / "runs")).items()}
-    return tables | {"throughput": (PROJECT / "data" / "runs" / "throughput.md").read_text(encoding="utf-8").strip()}
+    measured = {name: (PROJECT / "data" / "runs" / f"{name}.md").read_text(encoding="utf-8").strip() for name in ("throughput", "memory")}
+    return tables | measured
 
 
-@pytest.mark.parametrize("name", ["ladder", "collapse", "causes", "settings", "variants", "levers", "summary", "throughput"])
+@pytest.mark.parametrize("name", ["ladder", "collapse", "causes", "settings", "variants", "levers", "summary", "throughput", "memory"])
 def test_readme_states_the_figures_of_the_recorded_runs(name):
     stated = re.search(rf"<!-- {name}: begin -->\n(.*?)<!-- {name}: end -->", README, re.S)[1]
     assert stated.strip() == readme_tables()[name]
+
+
+def test_report_draws_the_story_that_the_readme_shows(tmp_path):
+    drawn = {path.name for path in write_studies(PROJECT / "data" / "runs", tmp_path)}
+    assert drawn == {"collapse.png", "signal.png", "causes.png", "ladder.png"}
+    assert drawn <= set(re.findall(r"\(figures/recorded/(.*?)\)", README))
 
 
 def test_readme_pictures_exist():

@@ -87,6 +87,14 @@ def test_picture_in_both_parts_is_listed(labnn, tiny_root, tmp_path):
     assert pd.read_csv(tmp_path / "pairs.csv", dtype=str)[["train_file", "test_file"]].values.tolist() == [["00005.jpg", "00003.jpg"]]
 
 
+def test_signal_at_the_start_is_written_for_every_convolution_of_three_networks(labnn, tiny_root, tmp_path):
+    status, _, error = labnn("signal", "--data", tiny_root, "--out", tmp_path / "signal.csv", "--cache", tmp_path / "cache")
+    assert status == 0, error
+    table = pd.read_csv(tmp_path / "signal.csv")
+    assert table.groupby("network").size().tolist() == [26, 26, 26]
+    assert list(table.columns) == ["network", "layer", "spread", "gradient"] and (table["gradient"] > 0).all()
+
+
 def damage_image(root):
     victim = min((root / "cars_train").iterdir())
     victim.write_bytes(victim.read_bytes()[:300])
