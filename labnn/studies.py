@@ -38,10 +38,10 @@ _PLAIN = {"init": "he", "logits_relu": False}
 
 STUDIES = {
     # The laboratory work that this one replaces, on smaller photos; and the same ten epochs with batch norm.
-    "collapse": Study(replace(ORIGINAL, image_size=128), [{"optimizer": "amsgrad"}, {"optimizer": "amsgrad", "batch_norm": True}], 1, False),
+    "collapse": Study(replace(ORIGINAL, image_size=96), [{"optimizer": "amsgrad"}, {"optimizer": "amsgrad", "batch_norm": True}], 1, False),
     # Why it did not learn: one cause at a time, then together.
     "causes": Study(
-        replace(ORIGINAL, optimizer="amsgrad", image_size=64),
+        replace(ORIGINAL, optimizer="amsgrad", image_size=64, epochs=8),
         [
             {"init": "he"},
             {"logits_relu": False},
@@ -51,6 +51,7 @@ STUDIES = {
             _CROPS,
             _PLAIN,
             {"init": "he", "lr": 1e-3},
+            {"init": "he", "schedule": "one_cycle", "lr": 1e-3},
             _PLAIN | {"schedule": "one_cycle", "lr": 1e-3},
             {"batch_norm": True, "logits_relu": False},
             _PLAIN | _CYCLE | {"batch_norm": True},
@@ -61,7 +62,7 @@ STUDIES = {
     ),
     # What a longer recipe is made of: one part added or taken away.
     "levers": Study(
-        replace(Experiment(), image_size=64, test_size=0, epochs=16),
+        replace(Experiment(), image_size=64, test_size=0, epochs=14),
         [
             {"mix": 0.0},
             {"label_smoothing": 0.0},
