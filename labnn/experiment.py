@@ -61,7 +61,7 @@ class Experiment:
     colour: float = 0.3
     mix: float = 0.5
     mirror_test: bool = True
-    test_size: int = 160
+    test_size: int = 0
     test_every: int = 1
     ema_decay: float = 0.0
     cosine: float = 0.0

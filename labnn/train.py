@@ -93,7 +93,7 @@ def train_test(
     call with the same arguments goes on from it to the same history.
 
     Tests after the first epoch, every ``test_every`` epochs and after the last; between, ``test_*`` are NaN. A network that
-    has collapsed to one answer (``diagnose.find_collapse``) is told of at once, with the likely causes.
+    has collapsed to one answer (``diagnose.find_collapse``) is told of at once, with the likely causes; so is its recovery.
 
     Returns the history, a row an epoch: ``epoch`` from 1, ``lr`` of its last step, ``seconds`` of training only, ``train_loss``
     and ``train_accuracy`` as met on the way, ``test_loss`` and ``test_accuracy`` after it; losses are means over images of the
@@ -121,7 +121,8 @@ def train_test(
             test = evaluate(tested, test_loader, mirror=mirror_test)
             row |= {"test_loss": test.loss, "test_accuracy": test.accuracy, "test_information": test.information}
             if steps * (epoch + 1) >= _STEPS_TO_LEARN:
-                row["collapsed"] = _guard(tested, test_loader, test, met[0], told=any(row["collapsed"] for row in rows))
+                before = [row["collapsed"] for row in rows if not math.isnan(row["test_loss"])]
+                row["collapsed"] = _guard(tested, test_loader, test, met[0], before)
         rows.append(row)
         if checkpoint:
             _save_checkpoint(checkpoint, parts, rows)
@@ -131,12 +132,15 @@ def train_test(
     return pd.DataFrame(rows, columns=HISTORY_COLUMNS)
 
 
-def _guard(model: nn.Module, loader: Loader, test: Evaluation, lr: float, *, told: bool) -> bool:
-    """Whether ``test`` shows a collapsed network; says so, unless that was ``told`` before."""
+def _guard(model: nn.Module, loader: Loader, test: Evaluation, lr: float, before: list[bool]) -> bool:
+    """Whether ``test`` shows a collapsed network; says so the first time, and when one that was so ``before``
+    has come to life."""
     collapse = find_collapse(test.predictions, test.labels, test.information, test.loss)
-    if collapse and not told:
+    if collapse and not any(before):
         images = next(_on_device(loader, _device(model)))[0]
         print(explain_collapse(collapse, model, images[:32], lr), flush=True)
+    if not collapse and any(before[-1:]):
+        print(f"Сеть начала учиться: её ответ теперь зависит от снимка (взаимная информация {test.information:.2g} нат).", flush=True)
     return collapse is not None
 
 
