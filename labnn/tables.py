@@ -118,9 +118,7 @@ def changes(experiment: Experiment, base: Experiment) -> str:
 def ablation_table(runs: Sequence[Run], base: Experiment, title: str = "исходный рецепт") -> pd.DataFrame:
     """A row a change from ``base``, the most accurate first: held-out accuracy and loss of the last epoch, mean and deviation
     over seeds; the mean paired difference from ``base`` with its 95 % interval; whether the networks of all seeds learned."""
-    groups: dict[Experiment, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(replace(run.experiment, seed=0), []).append(run)
+    groups = _by_experiment(runs)
     base_runs = groups[replace(base, seed=0)]
     rows = []
     for experiment, group in sorted(groups.items(), key=lambda item: -_mean_last(item[1], "test_accuracy")):
@@ -136,11 +134,26 @@ def ablation_table(runs: Sequence[Run], base: Experiment, title: str = "исхо
     return pd.DataFrame(rows)
 
 
-def single_causes(table: pd.DataFrame) -> str:
-    """What single changes did, by ``ablation_table``: which were enough for the network to learn, which were not."""
-    single = table[~table["Что изменено"].str.contains(", ") & (table["Разность точности [95 %]"] != "")]
-    words = {answer: "; ".join(single.loc[single["Учится"] == answer, "Что изменено"]) or "ничего" for answer in ("да", "нет")}
-    return f"В одиночку достаточно: {words['да']}. В одиночку не помогает: {words['нет']}."
+# Settings that are one cause together; every other setting is a cause of its own.
+_CAUSES = {"lr": "rate", "schedule": "rate", "min_crop_area": "augmentation", "mirror": "augmentation", "colour": "augmentation"}
+
+
+def single_causes(runs: Sequence[Run], base: Experiment) -> str:
+    """Which causes, changed alone from ``base``, were enough for the networks of all seeds to learn, and which were not."""
+    words: dict[bool, list[str]] = {True: [], False: []}
+    for experiment, group in _by_experiment(runs).items():
+        if len({_CAUSES.get(name, name) for name in _CHANGES if getattr(experiment, name) != getattr(base, name)}) == 1:
+            words[all(_beats_majority(run) for run in group)].append(changes(experiment, base))
+    enough, not_enough = ("; ".join(words[learned]) or "ничего" for learned in (True, False))
+    return f"В одиночку достаточно: {enough}. В одиночку не помогает: {not_enough}."
+
+
+def _by_experiment(runs: Sequence[Run]) -> dict[Experiment, list[Run]]:
+    """``runs`` that differ in the seed only, under their experiment with seed 0."""
+    groups: dict[Experiment, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(replace(run.experiment, seed=0), []).append(run)
+    return groups
 
 
 def collapse_table(runs: Sequence[Run]) -> pd.DataFrame:

@@ -60,8 +60,15 @@ def test_a_change_learns_when_every_seed_beats_the_most_frequent_class():
         "исходный рецепт": "нет",
         "начальные веса He": "нет",
     }
-    assert single_causes(table.reset_index()) == (
-        "В одиночку достаточно: пакетная нормализация. В одиночку не помогает: скорость обучения 0,003; начальные веса He."
+
+
+def test_settings_of_one_cause_count_as_one():
+    """The learning rate and its schedule are one cause, as are the ways to augment; two causes together are none alone."""
+    dead = [finished(0.5), finished(0.5, init="he"), finished(0.5, lr=1e-3, schedule="one_cycle")]
+    alive = [finished(0.9, mirror=False, colour=0.0), finished(0.9, init="he", batch_norm=True)]
+    assert single_causes(dead + alive, BASE) == (
+        "В одиночку достаточно: без отражения, без изменения яркости. "
+        "В одиночку не помогает: начальные веса He; скорость обучения 0,001, разгон и спад скорости (один цикл)."
     )
 
 
