@@ -56,8 +56,9 @@ def plot_curves(runs: Sequence[Run]) -> Figure:
 def plot_losses(runs: dict[str, Run], levels: ChanceLevels, ax: Axes | None = None) -> Axes:
     """Training loss by epoch of each titled run, against the band where a network that knows only the class shares stays."""
     ax = _axes(ax)
-    for title, run in runs.items():
-        ax.plot(run.history["epoch"], run.history["train_loss"], marker=".", label=title)
+    for index, (title, run) in enumerate(runs.items()):
+        style = ("-", "--", ":")[index % 3]  # dead networks lie one upon another
+        ax.plot(run.history["epoch"], run.history["train_loss"], style, marker=".", label=title)
     band = f"H … ln K = {levels.prior_loss:.3f} … {levels.uniform_loss:.3f}".replace(".", ",")
     ax.axhspan(levels.prior_loss, levels.uniform_loss, color="0.45", alpha=0.6, linewidth=0, label=band)
     ax.set(xlabel="эпоха", ylabel="потери на обучении, нат")
@@ -81,10 +82,13 @@ def plot_signal(signals: dict[str, pd.DataFrame], column: str = "spread", ax: Ax
 
 def plot_changes(table: pd.DataFrame, levels: ChanceLevels, ax: Axes | None = None) -> Axes:
     """The accuracies of ``tables.ablation_table`` or ``ladder_table`` as bars, and the share of the most frequent class."""
-    ax = _axes(ax)
-    words, column = table["Что изменено"], next(name for name in table if name.startswith("Точность"))
+    words = ["\n".join(textwrap.wrap(text, 80)) for text in table["Что изменено"]]
+    if ax is None:
+        row = 0.16 * max(text.count("\n") + 1 for text in words) + 0.14  # inches
+        ax = plt.subplots(figsize=(12, 1 + row * len(words)), layout="constrained")[1]
+    column = next(name for name in table if name.startswith("Точность"))
     values = [float(cell.split(" ")[0].replace(",", ".")) for cell in table[column]]
-    bars = ax.barh(["\n".join(textwrap.wrap(text, 60)) for text in words], values, color="#1f5a96")
+    bars = ax.barh(words, values, color="#1f5a96")
     ax.bar_label(bars, table[column], padding=3, fontsize="small")
     ax.axvline(100 * levels.majority_share, color="#c1440e", linestyle=":", label="доля самого частого класса")
     ax.invert_yaxis()

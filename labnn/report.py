@@ -119,11 +119,7 @@ def recorded_figures(studies: Recorded) -> dict[str, Figure]:
     tables = recorded_tables(studies)
     losses = {_title(run): run for run in studies.collapse}
     figures = {"collapse": plot_losses(losses, studies.levels).figure, "signal": plot_signals(studies.signals)}
-    for name in ("causes", "ladder"):
-        figure, ax = plt.subplots(figsize=(11, 0.6 + 0.5 * len(tables[name])), layout="constrained")
-        plot_changes(tables[name], studies.levels, ax)
-        figures[name] = figure
-    return figures
+    return figures | {name: plot_changes(tables[name], studies.levels).figure for name in ("causes", "ladder")}
 
 
 def write_studies(runs_dir: str | Path, folder: str | Path) -> list[Path]:

@@ -176,7 +176,7 @@ def ladder_table(runs: Sequence[Run]) -> pd.DataFrame:
     for previous, run in zip([None, *runs], runs, strict=False):
         step = changes(run.experiment, previous.experiment) if previous else "рецепт исходной работы"
         minutes = number(run.history["seconds"].sum() / 60, 1)
-        rows.append([step, run.experiment.epochs, minutes, number(last(run, "test_loss"), 3), number(100 * last(run, "test_accuracy"), 1)])
+        rows.append([step, run.experiment.epochs, minutes, number(last(run, "test_loss"), 3), number(100 * last(run, "test_accuracy"), 2)])
     return pd.DataFrame(rows, columns=["Что изменено", "Эпох", "Минут обучения", "Потери на тесте", "Точность на тесте, %"])
 
 

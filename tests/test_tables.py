@@ -80,7 +80,7 @@ def test_collapse_is_described_by_its_answers():
 def test_ladder_climbs_and_names_each_step():
     runs = [finished(0.9, batch_norm=True, epochs=200), finished(0.1), finished(0.5, batch_norm=True)]
     table = ladder_table(runs)
-    assert table["Точность на тесте, %"].tolist() == ["10,0", "50,0", "90,0"]
+    assert table["Точность на тесте, %"].tolist() == ["10,00", "50,00", "90,00"]
     assert table["Что изменено"].tolist() == ["рецепт исходной работы", "пакетная нормализация", "эпох: 200"]
 
 
