@@ -105,8 +105,7 @@ def train_test(
         keep_freed_memory()
     model.to(memory_format=torch.channels_last)
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True) if ema_decay else None
-    named = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "averaged": averaged}
-    parts = {name: part for name, part in named.items() if part is not None}
+    parts = {"model": model, "optimizer": optimizer} | ({"scheduler": scheduler} if scheduler else {}) | ({"averaged": averaged} if averaged else {})
     tested = averaged.module if averaged else model
     rows = _load_checkpoint(checkpoint, parts, device) if checkpoint and Path(checkpoint).exists() else []
     if len(rows) == epochs:  # stopped after the last epoch, before anyone saw the result
@@ -121,8 +120,7 @@ def train_test(
             test = evaluate(tested, test_loader, mirror=mirror_test)
             row |= {"test_loss": test.loss, "test_accuracy": test.accuracy, "test_information": test.information}
             if steps * (epoch + 1) >= _STEPS_TO_LEARN:
-                before = [row["collapsed"] for row in rows if not math.isnan(row["test_loss"])]
-                row["collapsed"] = _guard(tested, test_loader, test, met[0], before)
+                row["collapsed"] = _guard(tested, test_loader, test, met[0], rows)
         rows.append(row)
         if checkpoint:
             _save_checkpoint(checkpoint, parts, rows)
@@ -132,9 +130,9 @@ def train_test(
     return pd.DataFrame(rows, columns=HISTORY_COLUMNS)
 
 
-def _guard(model: nn.Module, loader: Loader, test: Evaluation, lr: float, before: list[bool]) -> bool:
-    """Whether ``test`` shows a collapsed network; says so the first time, and when one that was so ``before``
-    has come to life."""
+def _guard(model: nn.Module, loader: Loader, test: Evaluation, lr: float, rows: list[dict]) -> bool:
+    """Whether ``test`` shows a collapsed network; says so the first time, and when one that was so in ``rows`` comes to life."""
+    before = [row["collapsed"] for row in rows if not math.isnan(row["test_loss"])]
     collapse = find_collapse(test.predictions, test.labels, test.information, test.loss)
     if collapse and not any(before):
         images = next(_on_device(loader, _device(model)))[0]
