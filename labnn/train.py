@@ -105,7 +105,8 @@ def train_test(
         keep_freed_memory()
     model.to(memory_format=torch.channels_last)
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True) if ema_decay else None
-    parts = {"model": model, "optimizer": optimizer} | ({"scheduler": scheduler} if scheduler else {}) | ({"averaged": averaged} if averaged else {})
+    named = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "averaged": averaged}
+    parts = {name: part for name, part in named.items() if part is not None}
     tested = averaged.module if averaged else model
     rows = _load_checkpoint(checkpoint, parts, device) if checkpoint and Path(checkpoint).exists() else []
     if len(rows) == epochs:  # stopped after the last epoch, before anyone saw the result

@@ -56,7 +56,10 @@ def test_guard_was_right_about_every_recorded_run():
     assert {bool(run.history["collapsed"].iloc[-1]) for run in runs} == {False, True}
     for run in runs:
         majority = run.predictions["label"].value_counts(normalize=True).iloc[0]
-        assert not (run.history["collapsed"] & (run.history["test_accuracy"] > 1.5 * majority)).any()
+        learned = run.history["test_accuracy"] > 1.5 * majority
+        assert not (run.history["collapsed"] & learned).any()
+        if run.experiment.batch_norm and learned.iloc[-1]:  # without it a network may stand still for epochs before it learns
+            assert not run.history["collapsed"].any()
         if run.history["collapsed"].iloc[-1]:
             assert run.predictions["prediction"].value_counts(normalize=True).iloc[0] > 0.9
 

@@ -38,7 +38,7 @@ def test_runs_come_in_the_order_asked_for_and_are_trained_once(tiny_root, tmp_pa
     assert all(a.history.equals(b.history) for a, b in zip(first, again, strict=True))  # seconds too: nothing was trained
 
 
-def test_mistake_in_the_data_is_told_as_such_from_another_process(tiny_root, tmp_path):
+def test_mistake_in_an_experiment_is_told_as_such_from_another_process(tiny_root, tmp_path):
     data = open_dataset(tiny_root, crop_to_box=True)
     with pytest.raises(LabError, match="processes=0"):
         run_all([SMALL], data, tmp_path / "runs", cache_dir=tmp_path / "cache", processes=0)

@@ -60,6 +60,9 @@ def test_a_change_learns_when_every_seed_beats_the_most_frequent_class():
         "исходный рецепт": "нет",
         "начальные веса He": "нет",
     }
+    assert single_causes(runs, BASE) == (
+        "В одиночку достаточно: пакетная нормализация. В одиночку не помогает: начальные веса He; скорость обучения 0,003."
+    )
 
 
 def test_settings_of_one_cause_count_as_one():
