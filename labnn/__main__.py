@@ -1,22 +1,26 @@
 """``python -m labnn``: the laboratory work from a terminal, a cluster or CI."""
 
 import argparse
+import importlib
 import sys
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import torch
 
 from labnn.batches import Batches, decode_images
-from labnn.data import open_dataset
+from labnn.compare import GRID, Protocol, last
+from labnn.data import CarsData, open_dataset
 from labnn.diagnose import near_duplicates
 from labnn.errors import LabError
-from labnn.experiment import OPTIMIZERS, Experiment, Run, evaluate_variants, run_name, run_or_load
+from labnn.experiment import OPTIMIZERS, Experiment, Run, check_optimizer, evaluate_variants, run_name, run_or_load
 from labnn.files import written_whole
-from labnn.report import start_signals, write_recorded, write_studies
-from labnn.studies import STUDIES, run_all
-from labnn.tables import changes, number, to_markdown, variants_table
+from labnn.progress import print_standing
+from labnn.report import start_signals, write_recorded, write_report, write_studies
+from labnn.studies import STUDIES, fastest_processes, run_all
+from labnn.tables import changes, number, optimizer_name, rate, rates_table, stability, summary_table, to_markdown, variants_table, verdict
 
 _HELP = {
     "optimizer": f"оптимизатор: {', '.join(OPTIMIZERS)}",
@@ -24,7 +28,7 @@ _HELP = {
     "seed": "зерно генератора",
     "lr": "наибольшая скорость обучения расписания",
     "warmup": "доля шагов до наибольшей скорости обучения",
-    "weight_decay": "затухание весов (отделённое от градиента)",
+    "weight_decay": "затухание весов; не задано — обычное для оптимизатора: 0.05 у adamw, 0.0002 у sgd, 0 у остальных",
     "batch_size": "размер пакета",
     "image_size": "сторона снимка на входе сети, пикселей",
     "start_size": "сторона снимка в первой эпохе, растёт до image_size; 0 — с начала image_size",
@@ -65,10 +69,21 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="устройство: cpu, cuda, cuda:1")
     train.add_argument("--crop-to-box", action=argparse.BooleanOptionalAction, default=True, help="кадрировать по рамке из разметки")
     train.add_argument("--skip-missing", action="store_true", help="пропускать снимки, которых нет в папке")
-    for field in fields(Experiment):
-        flag = f"--{field.name.replace('_', '-')}"
-        kind = {"action": argparse.BooleanOptionalAction} if isinstance(field.default, bool) else {"type": type(field.default), "metavar": "X"}
-        train.add_argument(flag, default=field.default, help=_HELP[field.name], **kind)
+    _add_settings(train, [field.name for field in fields(Experiment)])
+
+    compare = commands.add_parser("compare", help="сравнить оптимизаторы: подобрать скорости, повторить с зёрнами", formatter_class=formatter)
+    compare.add_argument("--data", required=True, type=Path, help="корень набора данных")
+    words = f"что сравнивать: {', '.join(OPTIMIZERS)} или ИМЯ=МОДУЛЬ:ФУНКЦИЯ(веса, скорость, затухание)"
+    compare.add_argument("--optimizers", nargs="+", default=["amsgrad", "adam"], metavar="ИМЯ", help=words)
+    compare.add_argument("--grid", nargs="+", type=float, default=GRID, metavar="LR", help="скорости обучения, общие для всех")
+    compare.add_argument("--seeds", type=int, default=5, help="сколько пар прогонов с лучшими скоростями")
+    compare.add_argument("--out", type=Path, default=Path("data/runs/comparison"), help="папка записей: tuning и final внутри неё")
+    compare.add_argument("--figures", type=Path, default=Path("figures/comparison"), help="папка рисунков и таблиц")
+    compare.add_argument("--cache", type=Path, default=Path("data/cache"), help="папка декодированных снимков и контрольных точек")
+    places = [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
+    compare.add_argument("--devices", nargs="+", default=places, metavar="X", help="устройства: cpu или cuda:0 cuda:1 …")
+    compare.add_argument("--processes", default="auto", help="сколько сетей обучать одновременно; auto — измерить, сколько быстрее")
+    _add_settings(compare, [field.name for field in fields(Experiment) if field.name not in ("optimizer", "lr", "seed")])
 
     study = commands.add_parser("study", help="обучить все сети опыта: по одной правке и вместе", formatter_class=formatter)
     study.add_argument("name", choices=STUDIES, metavar="ОПЫТ", help=f"один из {', '.join(STUDIES)}")
@@ -99,7 +114,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_settings(parser: argparse.ArgumentParser, names: list[str]) -> None:
+    """A flag for each of the fields ``names`` of ``Experiment``."""
+    for field in fields(Experiment):
+        if field.name in names:
+            numeric = float if field.default is None else type(field.default)
+            kind = {"action": argparse.BooleanOptionalAction} if isinstance(field.default, bool) else {"type": numeric, "metavar": "X"}
+            parser.add_argument(f"--{field.name.replace('_', '-')}", default=field.default, help=_HELP[field.name], **kind)
+
+
 def _train(arguments: argparse.Namespace) -> None:
+    check_optimizer(arguments.optimizer)
     experiment = Experiment(**{field.name: getattr(arguments, field.name) for field in fields(Experiment)})
     data = open_dataset(arguments.data, crop_to_box=arguments.crop_to_box, missing="skip" if arguments.skip_missing else "error")
     folder = arguments.out / run_name(experiment, data)
@@ -107,20 +132,66 @@ def _train(arguments: argparse.Namespace) -> None:
     run_or_load(experiment, data, arguments.out, cache_dir=arguments.cache, device=_device(arguments.device))
 
 
+def _compare(arguments: argparse.Namespace) -> None:
+    names = tuple(_add_optimizer(name) for name in arguments.optimizers)
+    own = ("optimizer", "lr", "seed", "weight_decay")
+    base = Experiment(**{field.name: getattr(arguments, field.name) for field in fields(Experiment) if field.name not in own})
+    protocol = Protocol(base, names, tuple(arguments.grid), arguments.seeds, arguments.weight_decay)
+    data = open_dataset(arguments.data, crop_to_box=True)
+    devices = [str(_device(name)) for name in arguments.devices]
+    processes = _processes(arguments.processes, protocol, data, arguments.cache, devices)
+    print(f"Прогонов: {len(protocol.tuning())} для подбора скорости обучения и {arguments.seeds * len(names)} для ответа", flush=True)
+
+    def words(run: Run) -> str:
+        accuracy = number(100 * last(run, "test_accuracy"), 2)
+        return f"{optimizer_name(run.experiment.optimizer)}, {rate(run.experiment.lr)}, зерно {run.experiment.seed}: {accuracy} %"
+
+    options = {"cache_dir": arguments.cache, "devices": devices, "processes": processes, "progress": partial(print_standing, words=words)}
+    tuning = protocol.tune(data, arguments.out, **options)
+    print(f"\n{to_markdown(rates_table(tuning))}\n\n{stability(tuning)}\n", flush=True)
+    runs = protocol.compare(tuning, data, arguments.out, **options)
+    paths = write_report(runs, arguments.figures, tuning)
+    print(f"\n{to_markdown(summary_table(runs))}\n\nРисунки и таблицы ({len(paths)}): {arguments.figures}\n{verdict(runs)}")
+
+
+def _add_optimizer(words: str) -> str:
+    """The name in "name" or "name=module:function"; a function so named joins ``OPTIMIZERS``."""
+    name, _, place = words.partition("=")
+    if not name.replace("-", "_").isidentifier():  # it becomes part of a folder's name
+        raise LabError(f"Имя оптимизатора «{name}» не годится: оставьте буквы, цифры и дефис.")
+    if place:
+        module, _, function = place.partition(":")
+        try:
+            sys.path.insert(0, "")  # the user's own module lies where the command is given
+            OPTIMIZERS[name] = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise LabError(f"Оптимизатор «{words}» не найден ({error}): напишите ИМЯ=МОДУЛЬ:ФУНКЦИЯ.") from None
+    return name
+
+
+def _processes(words: str, protocol: Protocol, data: CarsData, cache: Path, devices: list[str]) -> int:
+    """The number in ``words``, or with "auto" the measured best, which is told."""
+    if words.isdecimal():
+        return int(words)
+    if words != "auto":
+        raise LabError(f"Значение processes={words} не годится: задайте auto или число от 1.")
+    best, rates = fastest_processes(protocol.tuning()[0], data, cache_dir=cache, devices=devices)
+    measured = ", ".join(f"{count} — {number(images, 0)}" for count, images in rates.items())
+    print(f"Снимков в секунду при стольких обучениях сразу: {measured}. Одновременно: {best}", flush=True)
+    return best
+
+
 def _study(arguments: argparse.Namespace) -> None:
     study = STUDIES[arguments.name]
     data = open_dataset(arguments.data, crop_to_box=True)
-    device = _device(arguments.device)
 
-    def progress(run: Run, done: int, total: int, seconds: float) -> None:
-        accuracy = number(100 * run.history["test_accuracy"].iloc[-1], 2)
-        left = number(seconds / done * (total - done) / 60, 0)
+    def words(run: Run) -> str:
         title = changes(run.experiment, study.base) or "без правок"
-        print(f"Готово {done} из {total}, осталось около {left} мин: {title}, зерно {run.experiment.seed}: {accuracy} %", flush=True)
+        return f"{title}, зерно {run.experiment.seed}: {number(100 * last(run, 'test_accuracy'), 2)} %"
 
     part = data.validation() if study.validation else data
-    options = {"cache_dir": arguments.cache, "device": device, "processes": arguments.processes, "progress": progress}
-    run_all(study.experiments(), part, arguments.out / arguments.name, **options)
+    options = {"devices": [str(_device(arguments.device))], "processes": arguments.processes, "progress": partial(print_standing, words=words)}
+    run_all(study.experiments(), part, arguments.out / arguments.name, cache_dir=arguments.cache, **options)
 
 
 def _variants(arguments: argparse.Namespace) -> None:
@@ -183,8 +254,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, or 2 for a mistake of the user's, told in one line on stderr."""
     try:
         parsed = _parser().parse_args(arguments)
-        commands = {"train": _train, "study": _study, "variants": _variants, "duplicates": _duplicates, "signal": _signal, "report": _report}
-        commands[parsed.command](parsed)
+        {
+            "train": _train,
+            "compare": _compare,
+            "study": _study,
+            "variants": _variants,
+            "duplicates": _duplicates,
+            "signal": _signal,
+            "report": _report,
+        }[parsed.command](parsed)
     except LabError as error:
         print(error, file=sys.stderr)
         return 2

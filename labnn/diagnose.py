@@ -1,4 +1,4 @@
-"""Why a network does not learn: a collapse to the class shares, and where on its way the signal dies."""
+"""What goes on inside a training: a collapse to the class shares, where on its way the signal dies, how AMSGrad's maximum binds."""
 
 import copy
 from typing import NamedTuple
@@ -8,6 +8,9 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import Optimizer
+
+MAXIMUM_COLUMNS = ["maximum_share", "step_10", "step_50", "step_90"]
 
 
 class Collapse(NamedTuple):
@@ -91,6 +94,28 @@ def signal_by_layer(model: nn.Module, images: Tensor, labels: Tensor | None = No
         F.cross_entropy(logits, labels).backward()
         table["gradient"] = [(layers[name].weight.grad.norm() / layers[name].weight.norm()).item() for name in table["layer"]]
     return table
+
+
+def maximum_binding(optimizer: Optimizer) -> dict[str, float]:
+    """How often and how strongly the maximum of AMSGrad binds now; empty for an optimizer that keeps none.
+
+    ``maximum_share``: share of the weights whose running maximum is above the present second moment v. ``step_10``, ``step_50``
+    and ``step_90``: quantiles over the weights of AMSGrad's step over the one that Adam would take from the same moments,
+    (sqrt(v) + eps) / (sqrt(maximum) + eps), both corrected for bias; 1 where the maximum does not bind.
+    """
+    ratios = []
+    for group in optimizer.param_groups:
+        for state in (optimizer.state[parameter] for parameter in group["params"]):
+            if "max_exp_avg_sq" in state:
+                correction = 1 - group["betas"][1] ** state["step"].item()
+                present, largest = ((state[name] / correction).sqrt() + group["eps"] for name in ("exp_avg_sq", "max_exp_avg_sq"))
+                ratios.append((present / largest).flatten())
+    if not ratios:
+        return {}
+    ratio = torch.cat(ratios)
+    low, median, high = np.quantile(ratio.numpy(force=True), [0.1, 0.5, 0.9])
+    values = [(ratio < 1).double().mean().item(), float(low), float(median), float(high)]
+    return dict(zip(MAXIMUM_COLUMNS, values, strict=True))
 
 
 def near_duplicates(first: np.ndarray, second: np.ndarray, threshold: float = 0.95) -> pd.DataFrame:

@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -15,21 +15,36 @@ from torch import nn
 
 from labnn.batches import Augment, Batches, Mix, decode_images, growing
 from labnn.data import CarsData
+from labnn.diagnose import MAXIMUM_COLUMNS
 from labnn.errors import LabError
 from labnn.model import SqueezeNet
 from labnn.progress import Progress, print_decoding, print_progress
 from labnn.train import HISTORY_COLUMNS, CosineCrossEntropy, evaluate, precision, train_test
 
-# Arguments of torch.optim.Adam that make each optimizer of the lab.
-OPTIMIZERS = {"adam": {"amsgrad": False}, "amsgrad": {"amsgrad": True}}
+OptimizerFunction = Callable[[Iterable[nn.Parameter], float, float], torch.optim.Optimizer]
+
+# A name and a function of parameters, learning rate and weight decay; a user adds another by an entry of its own. The decay of the
+# AdamW ones is decoupled (Loshchilov and Hutter, arXiv 1711.05101), that of the others is added to the gradient, as PyTorch has it.
+OPTIMIZERS: dict[str, OptimizerFunction] = {
+    "adam": lambda weights, lr, decay: torch.optim.Adam(weights, lr, weight_decay=decay, fused=True),
+    "amsgrad": lambda weights, lr, decay: torch.optim.Adam(weights, lr, weight_decay=decay, amsgrad=True, fused=True),
+    "adamw": lambda weights, lr, decay: torch.optim.AdamW(weights, lr, weight_decay=decay, fused=True),
+    "adamw-amsgrad": lambda weights, lr, decay: torch.optim.AdamW(weights, lr, weight_decay=decay, amsgrad=True, fused=True),
+    "sgd": lambda weights, lr, decay: torch.optim.SGD(weights, lr, momentum=0.9, weight_decay=decay, fused=True),  # SqueezeNet's own
+    "nadam": lambda weights, lr, decay: torch.optim.NAdam(weights, lr, weight_decay=decay),
+}
+
+# What an experiment takes that names no weight decay; 0 for all others, as the papers of Adam and AMSGrad have none.
+_USUAL_DECAY = {"adamw": 0.05, "adamw-amsgrad": 0.05, "sgd": 2e-4}
 
 
 @dataclass(frozen=True)
 class Experiment:
     """Everything that decides how one network is trained; two equal experiments on equal data are the same run.
 
-    ``lr`` is the peak of the "one_cycle" ``schedule`` (Smith and Topin 2017, arXiv 1708.07120), reached after ``warmup`` of
-    all steps, or all that a "constant" one has; ``weight_decay`` is decoupled (Loshchilov and Hutter, arXiv 1711.05101).
+    ``optimizer`` is a key of ``OPTIMIZERS``, ``weight_decay`` what its function gets (``None``: what is usual with it, a number
+    once the experiment is made). ``lr`` is the peak of the "one_cycle" ``schedule`` (Smith and Topin 2017, arXiv 1708.07120),
+    reached after ``warmup`` of all steps, or all that a "constant" one has.
     ``image_size`` is the side in pixels that the network trains at, in the first epochs smaller, from ``start_size`` on (0: the
     same; ``batches.growing``), ``test_size`` the one it is tested at (0: the same): crops show the car larger, and a larger test
     picture makes up for it (Touvron et al. 2019, arXiv 1906.06423).
@@ -39,12 +54,12 @@ class Experiment:
     Raises ``LabError`` for a value that no training can have.
     """
 
-    optimizer: str = "amsgrad"
+    optimizer: str = "adamw-amsgrad"
     epochs: int = 100
     seed: int = 0
     lr: float = 3e-3
     warmup: float = 0.3
-    weight_decay: float = 0.05
+    weight_decay: float | None = None
     batch_size: int = 32
     image_size: int = 128
     start_size: int = 0
@@ -67,8 +82,8 @@ class Experiment:
     cosine: float = 0.0
 
     def __post_init__(self):
-        if self.optimizer not in OPTIMIZERS:
-            raise LabError(f"Нет оптимизатора «{self.optimizer}»: выберите один из {', '.join(OPTIMIZERS)}.")
+        if self.weight_decay is None:
+            object.__setattr__(self, "weight_decay", _USUAL_DECAY.get(self.optimizer, 0.0))
         for name, least in {"epochs": 1, "batch_size": 1, "image_size": 32, "seed": 0}.items():
             if getattr(self, name) < least:
                 raise LabError(f"Значение {name}={getattr(self, name)} не годится: задайте {least} или больше.")
@@ -147,8 +162,9 @@ class Run:
         try:
             record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
             # As text first: Python's own float() gives back every digit in all versions of pandas.
-            history = pd.read_csv(folder / "history.csv", dtype=str)[HISTORY_COLUMNS].replace({"False": 0, "True": 1}).astype(float)
-            history = history.astype({"epoch": int, "collapsed": bool})
+            history = pd.read_csv(folder / "history.csv", dtype=str)
+            columns = HISTORY_COLUMNS + [name for name in MAXIMUM_COLUMNS if name in history]
+            history = history[columns].replace({"False": 0, "True": 1}).astype(float).astype({"epoch": int, "collapsed": bool})
             predictions = pd.read_csv(folder / "predictions.csv")[["label", "prediction"]]
             if missing := {field.name for field in fields(Experiment)} - set(record["experiment"]):  # a default would be a guess
                 raise KeyError(*missing)
@@ -160,7 +176,8 @@ class Run:
 
 def load_runs(runs_dir: str | Path) -> list[Run]:
     """Every run recorded in ``runs_dir`` itself, by optimizer and seed; each study has a folder of its own."""
-    runs = [Run.load(path.parent) for path in Path(runs_dir).glob("*/run.json") if ".unfinished" not in path.parent.name]
+    paths = sorted(Path(runs_dir).glob("*/run.json"))  # a folder's own order is another on every disk
+    runs = [Run.load(path.parent) for path in paths if ".unfinished" not in path.parent.name]
     return sorted(runs, key=lambda run: (run.data["name"], run.experiment.optimizer, run.experiment.seed))
 
 
@@ -186,6 +203,7 @@ def run_or_load(
         run = Run.load(folder)
         progress(run.history.to_dict("records"), experiment.epochs)
         return run
+    check_optimizer(experiment.optimizer)
     device = torch.device(device)
     checkpoint = Path(cache_dir) / f"{folder.name}-{device.type}.checkpoint"
     run = _train(experiment, data, Path(cache_dir), device, checkpoint, progress)
@@ -260,16 +278,15 @@ def make_model(experiment: Experiment, num_classes: int, device: str | torch.dev
     return model.to(device)
 
 
-def make_optimizer(experiment: Experiment, model: nn.Module, steps: int) -> tuple[torch.optim.Adam, torch.optim.lr_scheduler.LRScheduler]:
-    """Adam or AMSGrad over ``model`` and its schedule of ``steps`` steps."""
-    optimizer = torch.optim.Adam(
-        model.parameters(),
-        lr=experiment.lr,
-        weight_decay=experiment.weight_decay,
-        decoupled_weight_decay=True,
-        fused=True,
-        **OPTIMIZERS[experiment.optimizer],
-    )
+def check_optimizer(name: str) -> None:
+    """Raises ``LabError`` for a ``name`` that ``OPTIMIZERS`` lacks. Records of such runs can still be read."""
+    if name not in OPTIMIZERS:
+        raise LabError(f"Нет оптимизатора «{name}»: выберите один из {', '.join(OPTIMIZERS)} или добавьте свой в OPTIMIZERS.")
+
+
+def make_optimizer(experiment: Experiment, model: nn.Module, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """The optimizer of ``experiment`` over ``model`` and its schedule of ``steps`` steps."""
+    optimizer = OPTIMIZERS[experiment.optimizer](model.parameters(), experiment.lr, experiment.weight_decay)
     if experiment.schedule == "constant":
         return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1)
     # Without cycling momentum: beta1 stays what the two papers have.

@@ -2,17 +2,43 @@
 
 import sys
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 # Called after each epoch with the history so far, a dict an epoch, and the number of epochs that it will have.
 Progress = Callable[[list[dict], int], None]
+
+
+class Standing(NamedTuple):
+    """How far many runs are: runs and epochs done of all, what is recorded already among them, and the seconds left by the pace
+    so far (``None`` before there is one). ``finished`` is the run that has just ended, if one has."""
+
+    runs: int
+    all_runs: int
+    epochs: int
+    all_epochs: int
+    seconds_left: float | None
+    finished: Any = None
+
+    def __str__(self):
+        left = "" if self.seconds_left is None or self.runs == self.all_runs else f", осталось около {_clock(self.seconds_left)}"
+        return f"прогонов {self.runs} из {self.all_runs}, эпох {self.epochs} из {self.all_epochs}{left}"
+
+
+def print_standing(standing: Standing, words: Callable[[Any], str] = lambda run: "") -> None:
+    """Prints a line for each finished run, with its ``words``; in a terminal also, on one line, how far all runs are."""
+    terminal = sys.stdout.isatty()
+    if standing.finished is not None:
+        line = f"{standing}. {words(standing.finished)}"
+        print("\r" + line.ljust(80) if terminal else line, flush=True)
+    elif terminal:
+        print(f"\r{standing}".ljust(80), end="", flush=True)
 
 
 def print_progress(rows: list[dict], epochs: int) -> None:
     """Prints the newest epoch of ``rows`` in the words of the original laboratory work, and after the last the test accuracy."""
     row = rows[-1]
     print(
-        f"Эпоха {row['epoch']}, Время обучения: {row['seconds']:.2f}c., "
-        f"Потери: {row['train_loss']:.4f}, Точность: {row['train_accuracy']:.2%}",
+        f"Эпоха {row['epoch']}, Время обучения: {row['seconds']:.2f}c., Потери: {row['train_loss']:.4f}, Точность: {row['train_accuracy']:.2%}",
         flush=True,
     )
     if row["epoch"] == epochs:
@@ -60,6 +86,17 @@ class LiveProgress:
         _update(self._handle, text)
 
 
+class LiveStanding:
+    """``print_standing`` for a notebook: one line of output, replaced as it goes."""
+
+    def __init__(self, title: str):
+        self.title = title
+        self._handle = _display(f"{title}: …")
+
+    def __call__(self, standing: Standing) -> None:
+        _update(self._handle, f"{self.title}: {standing}")
+
+
 def _display(text: str):
     from IPython.display import display  # here, so that a terminal needs no IPython
 
@@ -72,4 +109,4 @@ def _update(handle, text: str) -> None:
 
 def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes}:{seconds:02d}"
+    return f"{minutes}:{seconds:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

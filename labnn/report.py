@@ -17,35 +17,66 @@ from labnn.diagnose import signal_by_layer
 from labnn.errors import LabError
 from labnn.experiment import ORIGINAL, Run, load_runs, make_model
 from labnn.files import written_whole
-from labnn.plots import plot_changes, plot_curves, plot_losses, plot_signal
+from labnn.plots import plot_answer, plot_changes, plot_curves, plot_losses, plot_maximum, plot_signal
 from labnn.studies import STUDIES
 from labnn.tables import (
-    OPTIMIZER_NAMES,
     ablation_table,
+    by_optimizer,
     changes,
     collapse_table,
     epoch_table,
     ladder_table,
+    milestones_table,
+    optimizer_name,
+    pairs_table,
+    rates_table,
     save_table,
     settings_table,
+    statistics_table,
     summary_table,
     variants_table,
+    verdict,
 )
 
 
-def write_report(runs: Sequence[Run], folder: str | Path) -> list[Path]:
-    """Writes the curves (PNG) and the tables (CSV and Markdown) of ``runs``, one data set's, into ``folder``; returns the paths."""
+def write_report(runs: Sequence[Run], folder: str | Path, tuning: Sequence[Run] = ()) -> list[Path]:
+    """Writes figures (PNG), tables (CSV and Markdown) and the verdict of ``runs``, one data set's, into ``folder``; returns the paths.
+
+    ``tuning``: the runs that their learning rates were chosen by, where they were.
+    """
     folder = Path(folder)
-    figure = plot_curves(runs)
-    paths = [save_figure(figure, folder / "curves.png")]
-    plt.close(figure)
-    paths += save_table(summary_table(runs), folder / "summary")
-    paths += save_table(settings_table(runs[0]), folder / "settings")
-    for key in OPTIMIZER_NAMES:
-        group = [run for run in runs if run.experiment.optimizer == key]
-        if group:
-            paths += save_table(epoch_table(group), folder / f"epochs-{key}")
-    return paths
+    paths = _save_figures(comparison_figures(runs, tuning), folder)
+    tables = comparison_tables(runs, tuning) | {"settings": settings_table(runs)}
+    tables |= {f"epochs-{group[0].experiment.optimizer}": epoch_table(group) for group in by_optimizer(runs).values()}
+    for name, table in tables.items():
+        paths += save_table(table, folder / name)
+    with written_whole(folder / "verdict.md") as unfinished:
+        unfinished.write_text(verdict(runs) + "\n", encoding="utf-8")
+    return [*paths, folder / "verdict.md"]
+
+
+def comparison_figures(runs: Sequence[Run], tuning: Sequence[Run] = ()) -> dict[str, Figure]:
+    """The figures that ``runs`` allow: curves, how AMSGrad's maximum bound, with ``tuning`` what the verdict on two optimizers stands on."""
+    figures = {"curves": plot_curves(runs)}
+    if bounded := [run for run in runs if "maximum_share" in run.history]:
+        figures["maximum"] = plot_maximum(bounded)
+    if len(by_optimizer(runs)) == 2 and tuning:
+        figures["answer"] = plot_answer(tuning, runs)
+    return figures
+
+
+def comparison_tables(runs: Sequence[Run], tuning: Sequence[Run] = ()) -> dict[str, pd.DataFrame]:
+    """The tables that ``runs`` allow, by file name: the summary, epochs to given accuracies, with two optimizers in pairs the pairs and
+    their statistics, with ``tuning`` the learning rates tried."""
+    tables = {"summary": summary_table(runs), "milestones": milestones_table(runs)}
+    if tuning:
+        tables["rates"] = rates_table(tuning)
+    first, *others = ({run.experiment.seed for run in group} for group in by_optimizer(runs).values())
+    if len(others) == 1 and others[0] == first:
+        tables["pairs"] = pairs_table(runs)
+        if len(first) > 1:
+            tables["statistics"] = statistics_table(runs)
+    return tables
 
 
 def write_recorded(runs_dir: str | Path, folder: str | Path) -> list[Path]:
@@ -66,12 +97,14 @@ def write_recorded(runs_dir: str | Path, folder: str | Path) -> list[Path]:
 
 
 class Recorded(NamedTuple):
-    """The studies on real photos that ``runs_dir`` holds, each in a folder of its own but the comparison of optimizers.
+    """The studies on real photos that ``runs_dir`` holds, each in a folder of its own; ``early`` are the runs in none.
 
-    ``signals``: ``start_signals`` of real photos.
+    ``tuning`` and ``final`` are the comparison of optimizers, ``signals`` ``start_signals`` of real photos.
     """
 
-    comparison: list[Run]
+    early: list[Run]
+    tuning: list[Run]
+    final: list[Run]
     collapse: list[Run]
     causes: list[Run]
     levers: list[Run]
@@ -86,32 +119,32 @@ class Recorded(NamedTuple):
 
 
 def recorded_studies(runs_dir: str | Path) -> Recorded:
-    """Reads the studies below ``runs_dir``: ``collapse``, ``causes``, ``levers``, in ``recipe`` the most accurate run with its
-    ``variants.csv``, and ``signal.csv``. Raises ``LabError`` if one is absent."""
+    """Reads the studies below ``runs_dir``: ``comparison``, ``collapse``, ``causes``, ``levers``, in ``recipe`` the most accurate
+    run with its ``variants.csv``, and ``signal.csv``. Raises ``LabError`` if one is absent."""
     runs_dir = Path(runs_dir)
-    groups = {name: load_runs(runs_dir / name) for name in ("", "collapse", "causes", "levers", "recipe")}
+    folders = ("", "comparison/tuning", "comparison/final", "collapse", "causes", "levers", "recipe")
+    groups = {name: load_runs(runs_dir / name) for name in folders}
     files = {name: next(iter(runs_dir.glob(name)), None) for name in ("recipe/*/variants.csv", "signal.csv")}
     absent = [name or "." for name, content in (groups | files).items() if not content]
     if absent:
         raise LabError(f"В папке {runs_dir} нет записей опытов ({', '.join(absent)}): восстановите её из git.")
-    comparison, collapse, causes, levers, [recipe] = groups.values()
+    early, tuning, final, collapse, causes, levers, [recipe] = groups.values()
     variants, signal = (pd.read_csv(path) for path in files.values())
     signals = {title: table.drop(columns="network") for title, table in signal.groupby("network", sort=False)}
-    return Recorded(comparable(comparison)[0], collapse, causes, levers, recipe, variants, signals)
+    return Recorded(early, tuning, final, collapse, causes, levers, recipe, variants, signals)
 
 
 def recorded_tables(studies: Recorded) -> dict[str, pd.DataFrame]:
     """The tables of the studies, by the names that README and report give them."""
-    ladder = [run for run in (*studies.collapse, *studies.comparison, studies.recipe) if run.experiment.optimizer == "amsgrad"]
+    ladder = [run for run in (*studies.collapse, *studies.early, studies.recipe) if run.experiment.optimizer.endswith("amsgrad")]
     return {
         "ladder": ladder_table(ladder),
         "collapse": collapse_table([run for run in studies.collapse if not run.experiment.batch_norm]),
         "causes": ablation_table(studies.causes, STUDIES["causes"].base, "рецепт исходной работы"),
-        "settings": settings_table(studies.recipe),
+        "settings": settings_table([studies.recipe]),
         "variants": variants_table(studies.variants),
         "levers": ablation_table(studies.levers, STUDIES["levers"].base, "рецепт"),
-        "summary": summary_table(studies.comparison),
-    }
+    } | comparison_tables(studies.final, studies.tuning)
 
 
 def recorded_figures(studies: Recorded) -> dict[str, Figure]:
@@ -123,17 +156,15 @@ def recorded_figures(studies: Recorded) -> dict[str, Figure]:
 
 
 def write_studies(runs_dir: str | Path, folder: str | Path) -> list[Path]:
-    """Writes the figures (PNG) of the studies in ``runs_dir`` into ``folder``; returns the paths."""
-    figures = recorded_figures(recorded_studies(runs_dir))
-    paths = [save_figure(figure, Path(folder) / f"{name}.png") for name, figure in figures.items()]
-    for figure in figures.values():
-        plt.close(figure)
-    return paths
+    """Writes the figures (PNG) of the studies in ``runs_dir`` into ``folder`` and the report of the comparison into
+    ``folder``/comparison; returns the paths."""
+    studies = recorded_studies(runs_dir)
+    return _save_figures(recorded_figures(studies), Path(folder)) + write_report(studies.final, Path(folder) / "comparison", studies.tuning)
 
 
 def _title(run: Run) -> str:
     network = changes(replace(run.experiment, optimizer=ORIGINAL.optimizer, image_size=ORIGINAL.image_size), ORIGINAL)
-    return f"{OPTIMIZER_NAMES[run.experiment.optimizer]}, {network or 'рецепт исходной работы'}"
+    return f"{optimizer_name(run.experiment.optimizer)}, {network or 'рецепт исходной работы'}"
 
 
 def start_signals(images: Tensor, labels: Tensor, num_classes: int) -> dict[str, pd.DataFrame]:
@@ -148,6 +179,14 @@ def plot_signals(signals: dict[str, pd.DataFrame]) -> Figure:
     for column, ax in zip(("spread", "gradient"), axes, strict=True):
         plot_signal(signals, column, ax)
     return figure
+
+
+def _save_figures(figures: dict[str, Figure], folder: Path) -> list[Path]:
+    """Each figure in a file of its name; closed afterwards, so that a notebook does not show it once more."""
+    paths = [save_figure(figure, folder / f"{name}.png") for name, figure in figures.items()]
+    for figure in figures.values():
+        plt.close(figure)
+    return paths
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from labnn.diagnose import explain_collapse, find_collapse
+from labnn.diagnose import explain_collapse, find_collapse, maximum_binding
 from labnn.errors import LabError
 from labnn.files import written_whole
 from labnn.progress import Progress, print_progress
@@ -98,7 +98,8 @@ def train_test(
     Returns the history, a row an epoch: ``epoch`` from 1, ``lr`` of its last step, ``seconds`` of training only, ``train_loss``
     and ``train_accuracy`` as met on the way, ``test_loss`` and ``test_accuracy`` after it; losses are means over images of the
     plain cross-entropy, in nats, accuracies 0..1, for a mixed picture by its larger share; ``test_information`` (nats) and
-    ``collapsed`` are what ``find_collapse`` goes by and says. Raises ``LabError`` for an empty loader or a broken checkpoint.
+    ``collapsed`` are what ``find_collapse`` goes by and says. With AMSGrad the columns of ``diagnose.maximum_binding`` follow.
+    Raises ``LabError`` for an empty loader or a broken checkpoint.
     """
     device = _device(model)
     if device.type == "cpu":
@@ -122,13 +123,13 @@ def train_test(
             row |= {"test_loss": test.loss, "test_accuracy": test.accuracy, "test_information": test.information}
             if steps * (epoch + 1) >= _STEPS_TO_LEARN:
                 row["collapsed"] = _guard(tested, test_loader, test, met[0], rows)
-        rows.append(row)
+        rows.append(row | maximum_binding(optimizer))
         if checkpoint:
             _save_checkpoint(checkpoint, parts, rows)
         progress(rows, epochs)
     if averaged:
         model.load_state_dict(averaged.module.state_dict())
-    return pd.DataFrame(rows, columns=HISTORY_COLUMNS)
+    return pd.DataFrame(rows)
 
 
 def _guard(model: nn.Module, loader: Loader, test: Evaluation, lr: float, rows: list[dict]) -> bool:
@@ -226,7 +227,7 @@ def autocast(device: torch.device) -> torch.autocast:
 
 @cache
 def precision(device: torch.device) -> str:
-    """"bfloat16" where ``device`` has instructions for it (AVX512-BF16 or AMX, NVIDIA since Ampere), else "float32".
+    """ "bfloat16" where ``device`` has instructions for it (AVX512-BF16 or AMX, NVIDIA since Ampere), else "float32".
 
     A CPU without them would emulate bf16, slower than float32.
     """

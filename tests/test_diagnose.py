@@ -7,7 +7,7 @@ from conftest import PROJECT, handful
 from torch import nn
 from torch.utils.data import DataLoader
 
-from labnn.diagnose import near_duplicates, signal_by_layer
+from labnn.diagnose import maximum_binding, near_duplicates, signal_by_layer
 from labnn.experiment import load_runs
 from labnn.model import SqueezeNet
 from labnn.train import evaluate, train_test
@@ -106,3 +106,26 @@ def test_a_copy_in_the_other_part_is_found_also_mirrored_and_brightened(minicars
     second[11] = (first[15] * 0.8 + 20).astype(np.uint8)
     found = near_duplicates(first, second)
     assert {(row.first, row.second) for row in found.itertuples()} == {(7, 3), (15, 11)}
+
+
+def test_maximum_binds_where_the_second_moment_has_fallen():
+    """Of two weights with a large first gradient one has none later; the third's grows: the maximum binds for the first two."""
+    weights = torch.nn.Parameter(torch.zeros(3))
+    optimizer = torch.optim.Adam([weights], 1e-3, amsgrad=True)
+    for gradient in ([1.0, 1.0, 1.0], [0.0, 0.5, 1.0]):
+        weights.grad = torch.tensor(gradient)
+        optimizer.step()
+    found = maximum_binding(optimizer)
+    assert found["maximum_share"] == pytest.approx(1 / 3)  # 0.999 + 0.001 * 0.25 is still above 1: only the first fell
+    state = optimizer.state[weights]
+    steps = (state["exp_avg_sq"] / state["max_exp_avg_sq"]).sqrt()
+    assert found["step_10"] == pytest.approx(np.quantile(steps, 0.1), rel=1e-4)
+    assert found["step_50"] == found["step_90"] == 1
+
+
+def test_optimizer_without_a_maximum_records_none():
+    weights = torch.nn.Parameter(torch.zeros(3))
+    for optimizer in (torch.optim.Adam([weights]), torch.optim.SGD([weights], 0.1)):
+        weights.grad = torch.ones(3)
+        optimizer.step()
+        assert maximum_binding(optimizer) == {}

@@ -9,7 +9,7 @@ import torch
 
 from labnn.data import open_dataset
 from labnn.errors import LabError
-from labnn.experiment import Experiment, Run, load_runs, make_model, make_optimizer, run_name, run_or_load
+from labnn.experiment import OPTIMIZERS, Experiment, Run, load_runs, make_model, make_optimizer, run_name, run_or_load
 
 SMALL = Experiment(epochs=2, image_size=32, batch_size=8)
 
@@ -107,22 +107,43 @@ def test_run_name_follows_every_setting_and_the_data(tiny_root):
     assert len(names) == 5
 
 
-def test_fused_optimizers_are_the_plain_ones(run_small):
-    """One step of the experiment's optimizer against PyTorch's unfused one, AMSGrad and Adam."""
-    for name in ("adam", "amsgrad"):
-        experiment = replace(SMALL, optimizer=name)
-        ours, plain = torch.nn.Linear(5, 3), torch.nn.Linear(5, 3)
-        plain.load_state_dict(ours.state_dict())
-        optimizer, _ = make_optimizer(experiment, ours, 10)
-        lr = optimizer.param_groups[0]["lr"]
-        reference = torch.optim.AdamW(plain.parameters(), lr=lr, weight_decay=experiment.weight_decay, amsgrad=name == "amsgrad")
-        for _ in range(3):
-            x = torch.randn(4, 5)
-            for model, stepper in ((ours, optimizer), (plain, reference)):
-                stepper.zero_grad()
-                model(x).square().mean().backward()
-                stepper.step()
-        torch.testing.assert_close(ours.weight, plain.weight)
+REFERENCES = {
+    "adam": lambda weights, lr, decay: torch.optim.Adam(weights, lr, weight_decay=decay, fused=False),
+    "amsgrad": lambda weights, lr, decay: torch.optim.Adam(weights, lr, weight_decay=decay, amsgrad=True, fused=False),
+    "adamw": lambda weights, lr, decay: torch.optim.AdamW(weights, lr, weight_decay=decay, fused=False),
+    "adamw-amsgrad": lambda weights, lr, decay: torch.optim.AdamW(weights, lr, weight_decay=decay, amsgrad=True, fused=False),
+    "sgd": lambda weights, lr, decay: torch.optim.SGD(weights, lr, momentum=0.9, weight_decay=decay, fused=False),
+    "nadam": lambda weights, lr, decay: torch.optim.NAdam(weights, lr, weight_decay=decay, foreach=False),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers_are_pytorchs_plain_ones(name):
+    """Three steps of the experiment's optimizer, with a large decay, against PyTorch's unfused one."""
+    experiment = replace(SMALL, optimizer=name, weight_decay=0.5)
+    ours, plain = torch.nn.Linear(5, 3), torch.nn.Linear(5, 3)
+    plain.load_state_dict(ours.state_dict())
+    optimizer, _ = make_optimizer(experiment, ours, 10)
+    reference = REFERENCES[name](plain.parameters(), optimizer.param_groups[0]["lr"], 0.5)
+    for _ in range(3):
+        x = torch.randn(4, 5)
+        for model, stepper in ((ours, optimizer), (plain, reference)):
+            stepper.zero_grad()
+            model(x).square().mean().backward()
+            stepper.step()
+    torch.testing.assert_close(ours.weight, plain.weight)
+
+
+def test_decay_is_the_usual_one_of_the_optimizer_unless_given():
+    usual = {name: Experiment(optimizer=name).weight_decay for name in OPTIMIZERS}
+    assert usual == {"adam": 0.0, "amsgrad": 0.0, "adamw": 0.05, "adamw-amsgrad": 0.05, "sgd": 2e-4, "nadam": 0.0}
+    assert Experiment(optimizer="adam", weight_decay=0.1).weight_decay == 0.1
+
+
+def test_unknown_optimizer_is_told_before_anything_is_read(run_small, tmp_path):
+    with pytest.raises(LabError, match="«lion»"):
+        run_small(replace(SMALL, optimizer="lion"))
+    assert not (tmp_path / "cache").exists()
 
 
 def test_broken_record_is_named(run_small, tmp_path):
@@ -133,7 +154,7 @@ def test_broken_record_is_named(run_small, tmp_path):
         load_runs(tmp_path / "runs")
 
 
-@pytest.mark.parametrize("wrong", [{"optimizer": "sgd"}, {"epochs": 0}, {"lr": -1.0}, {"image_size": 8}, {"batch_size": 0}, {"lr": float("nan")}])
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"lr": -1.0}, {"image_size": 8}, {"batch_size": 0}, {"lr": float("nan")}])
 def test_impossible_settings_are_told(wrong):
     (value,) = wrong.values()
     with pytest.raises(LabError, match=str(value)):

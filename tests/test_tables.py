@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from labnn.experiment import Experiment, Run
-from labnn.tables import ablation_table, changes, collapse_table, confused_pairs, ladder_table, power, single_causes, variants_table
+from labnn.tables import ablation_table, amsgrad_table, changes, collapse_table, confused_pairs, ladder_table, power, single_causes, variants_table
 from labnn.train import HISTORY_COLUMNS
 
 BASE = Experiment(batch_norm=False, init="default", schedule="constant", lr=1e-4)
@@ -102,3 +102,12 @@ def test_test_variants_are_told_in_words():
 @pytest.mark.parametrize("value, words", [(0.256, "0,26"), (1.2e-7, "1,2·10⁻⁷"), (3.0, "3,00")])
 def test_powers_are_written_the_russian_way(value, words):
     assert power(value) == words
+
+
+def test_two_amsgrads_are_compared_step_by_step():
+    steps = pd.DataFrame({"step": [1, 2, 3], "paper": [3.0, 6.0, 4.0], "torch": [1.0, 1.0, 2.0], "corrected_first": [1.0, 0.9, 1.6]})
+    without_eps = steps.assign(torch=[1.01, 1.0, 2.0])
+    table = amsgrad_table(steps, without_eps).set_index("Чем различаются").iloc[:, -1]
+    assert table["поправки на смещение"] == "без поправок шаг 1 длиннее в 3,0 раза, шаг 2 — в 6,0, шаг 3 — в 2,0"
+    assert "в шаге 3 обратный порядок укорачивает шаг в 1,2 раза" in table["порядок максимума и поправки"]
+    assert "1,00 %" in table["ε в знаменателе"]

@@ -1,15 +1,16 @@
 """``python -m labnn`` does the work from a terminal and tells mistakes in one line."""
 
+import shutil
 import subprocess
 import sys
 
 import pandas as pd
 import pytest
-from conftest import PROJECT, write_annotations
+from conftest import MINICARS, PROJECT, write_annotations
 
 from labnn.__main__ import main
 from labnn.data import open_dataset
-from labnn.experiment import Run
+from labnn.experiment import OPTIMIZERS, Run
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_second_call_finds_the_run_and_report_rebuilds_its_figures(labnn, train_
     assert "уже записан" in again
     status, told, _ = labnn("report", "--runs", tmp_path / "runs", "--out", tmp_path / "figures")
     assert status == 0
-    for name in ("curves.png", "summary.csv", "summary.md", "epochs-amsgrad.csv"):
+    for name in ("curves.png", "summary.csv", "summary.md", "epochs-adamw-amsgrad.csv"):
         path = tmp_path / "figures" / "tiny" / name
         assert path.stat().st_size > 0 and str(path) in told
 
@@ -127,7 +128,7 @@ def test_broken_data_is_told_in_one_line_with_status_2(labnn, train_small, tiny_
     "arguments, told",
     [
         (["train", "--data", "nowhere"], "nowhere"),
-        (["train", "--data", "nowhere", "--optimizer", "sgd"], "«sgd»"),
+        (["train", "--data", "nowhere", "--optimizer", "lion"], "«lion»"),
         (["train", "--data", "nowhere", "--epochs", "many"], "many"),
         (["train"], "--data"),
         (["fly"], "fly"),
@@ -158,3 +159,46 @@ def test_missing_images_can_be_skipped(labnn, train_small, tiny_root):
     status, told, error = labnn(*train_small, "--skip-missing")
     assert status == 0, error
     assert told.count("Пропущено") == 1
+
+
+@pytest.fixture
+def compare_small(tmp_path):
+    """Arguments of a short comparison on the embedded data set: two learning rates, two seeds."""
+    small = ["--epochs", 1, "--image-size", 32, "--batch-size", 128, "--grid", 0.001, 0.01, "--seeds", 2, "--devices", "cpu", "--processes", 1]
+    places = ["--out", tmp_path / "runs", "--figures", tmp_path / "figures", "--cache", tmp_path / "cache"]
+    return ["compare", "--data", MINICARS, *small, *places]
+
+
+def test_comparison_plans_tells_the_verdict_and_leaves_a_report(labnn, compare_small, tmp_path):
+    status, told, _ = labnn(*compare_small, "--optimizers", "adam", "amsgrad")
+    assert status == 0
+    assert "Прогонов: 4 для подбора скорости обучения и 4 для ответа" in told
+    assert told.count("прогонов 4 из 4, эпох 4 из 4. ") == 2
+    assert told.splitlines()[-1].startswith("AMSGrad и Adam: разница не доказана. ")
+    assert {"answer.png", "verdict.md", "statistics.csv"} <= {path.name for path in (tmp_path / "figures").iterdir()}
+
+
+def test_comparison_goes_on_where_it_stopped(labnn, compare_small, tmp_path):
+    """With a run of each part lost, only these are trained."""
+    labnn(*compare_small)
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/*/run.json")}
+    lost = [next((tmp_path / "runs" / part).glob("*amsgrad-seed0*")) for part in ("tuning", "final")]
+    for folder in lost:
+        shutil.rmtree(folder)
+    assert labnn(*compare_small)[0] == 0
+    again = {path for path in (tmp_path / "runs").glob("*/*/run.json") if path.stat().st_mtime_ns != times[path]}
+    assert {path.parent for path in again} == set(lost)
+
+
+def test_optimizer_of_the_users_own_is_compared_by_name_and_function(labnn, compare_small, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "import torch\n\ndef make(weights, lr, decay):\n    return torch.optim.RMSprop(weights, lr, weight_decay=decay)\n", encoding="utf-8"
+    )
+    monkeypatch.chdir(tmp_path)
+    status, told, _ = labnn(*compare_small, "--optimizers", "adam", "rms=mine:make")
+    del OPTIMIZERS["rms"]
+    assert status == 0 and "Adam и rms: разница не доказана" in told
+    assert labnn(*compare_small, "--optimizers", "adam", "rms=mine:made")[0] == 2
+    for wrong in ("lion", "../lion=mine:make"):
+        status, _, error = labnn(*compare_small, "--optimizers", "adam", wrong)
+        assert status == 2 and "«" + wrong.partition("=")[0] + "»" in error
