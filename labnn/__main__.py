@@ -77,8 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--optimizers", nargs="+", default=["amsgrad", "adam"], metavar="ИМЯ", help=words)
     compare.add_argument("--grid", nargs="+", type=float, default=GRID, metavar="LR", help="скорости обучения, общие для всех")
     compare.add_argument("--seeds", type=int, default=5, help="сколько пар прогонов с лучшими скоростями")
-    compare.add_argument("--out", type=Path, default=Path("data/runs/comparison"), help="папка записей: tuning и final внутри неё")
-    compare.add_argument("--figures", type=Path, default=Path("figures/comparison"), help="папка рисунков и таблиц")
+    compare.add_argument("--out", type=Path, default=Path("data/runs/compare"), help="папка записей: tuning и final внутри неё")
+    compare.add_argument("--figures", type=Path, default=Path("figures/compare"), help="папка рисунков и таблиц")
     compare.add_argument("--cache", type=Path, default=Path("data/cache"), help="папка декодированных снимков и контрольных точек")
     places = [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
     compare.add_argument("--devices", nargs="+", default=places, metavar="X", help="устройства: cpu или cuda:0 cuda:1 …")

@@ -227,7 +227,7 @@ def autocast(device: torch.device) -> torch.autocast:
 
 @cache
 def precision(device: torch.device) -> str:
-    """ "bfloat16" where ``device`` has instructions for it (AVX512-BF16 or AMX, NVIDIA since Ampere), else "float32".
+    """"bfloat16" where ``device`` has instructions for it (AVX512-BF16 or AMX, NVIDIA since Ampere), else "float32".
 
     A CPU without them would emulate bf16, slower than float32.
     """
