@@ -16,6 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from labnn.data import CarModelsDataset
+from labnn.errors import LabError
+from labnn.files import told
 from labnn.progress import print_decoding
 
 # Channel means and deviations of ImageNet photos (0..255), the field's usual normalisation.
@@ -23,27 +25,31 @@ _MEAN = (123.675, 116.28, 103.53)
 _STD = (58.395, 57.12, 57.375)
 
 
-def decode_images(
-    dataset: CarModelsDataset, size: int, cache_dir: str | Path, progress: Callable[[int, int], None] = print_decoding
-) -> np.ndarray:
+def decode_images(dataset: CarModelsDataset, size: int, cache_dir: str | Path, progress: Callable[[int, int], None] = print_decoding) -> np.ndarray:
     """Every image of ``dataset`` squashed to ``size`` x ``size``: a memory-mapped uint8 array ``(n, size, size, 3)``.
 
     Decodes once and keeps the array in ``cache_dir`` under a name made of all that its content depends on, so that a change
     of any file, box or size makes a new one. The file appears whole or not at all, and as it is mapped, any number of images
-    takes the memory of those in use. ``progress`` is called with the images decoded and all. Raises ``LabError`` for a broken image.
+    takes the memory of those in use. ``progress`` is called with the images decoded and all. Raises ``LabError`` for broken images, all at once.
     """
     files = [(str(path.resolve()), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in dataset.paths]
     key = json.dumps([files, dataset.boxes.tolist() if dataset.crop_to_box else None])
     path = Path(cache_dir) / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}-{size}.npy"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _decode_to(path, dataset, size, progress)
+        with told(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _decode_to(path, dataset, size, progress)
     return np.load(path, mmap_mode="c")  # copy-on-write: read-only to the file, and PyTorch takes writable memory only
 
 
 def _decode_to(path: Path, dataset: CarModelsDataset, size: int, progress: Callable[[int, int], None]) -> None:
+    broken: dict[int, LabError] = {}
+
     def fill(index: int) -> None:
-        array[index] = dataset.image(index).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
+        try:
+            array[index] = dataset.image(index).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
+        except LabError as error:
+            broken[index] = error
 
     with tempfile.TemporaryDirectory(dir=path.parent, prefix="decoding-") as folder:
         unfinished = Path(folder) / path.name
@@ -52,6 +58,11 @@ def _decode_to(path: Path, dataset: CarModelsDataset, size: int, progress: Calla
             for done, _ in enumerate(pool.map(fill, range(len(dataset))), start=1):
                 if done % 100 == 0 or done == len(dataset):
                     progress(done, len(dataset))
+        if broken:
+            first = broken[min(broken)]
+            names = ", ".join(dataset.paths[index].name for index in sorted(broken)[:20])
+            more = "" if len(broken) <= 20 else f" и ещё {len(broken) - 20}"
+            raise first if len(broken) == 1 else LabError(f"Не годятся снимки ({len(broken)}): {names}{more}. Первый: {first}")
         array.flush()
         os.replace(unfinished, path)
 
@@ -93,8 +104,12 @@ class Batches:
         self._std = torch.tensor(_STD, device=self.device).view(3, 1, 1)
 
     def __len__(self) -> int:
-        """The number of batches; the last one may be smaller."""
-        return math.ceil(len(self.labels) / self.batch_size)
+        """The number of batches; the last one may be smaller, or with ``shuffle`` larger by one that would be left alone."""
+        return math.ceil(len(self.labels) / self.batch_size) - self._one_left()
+
+    def _one_left(self) -> bool:
+        """Whether the last image of a shuffled pass would be a batch alone: batch norm has no spread to divide a single small map by."""
+        return self.shuffle and len(self.labels) > self.batch_size > 1 and len(self.labels) % self.batch_size == 1
 
     def set_epoch(self, epoch: int) -> None:
         """Makes the next pass the one number ``epoch``, from 0."""
@@ -107,7 +122,10 @@ class Batches:
         self._epoch += 1
         n = len(self.labels)
         order = torch.randperm(n, generator=generator, device=self.device) if self.shuffle else torch.arange(n, device=self.device)
-        for chosen in order.split(self.batch_size):
+        chunks = list(order.split(self.batch_size))
+        if self._one_left():
+            chunks[-2:] = [torch.cat(chunks[-2:])]
+        for chosen in chunks:
             images = self.images[chosen.to(self.images.device)].to(self.device).permute(0, 3, 1, 2)
             # Channel after channel while each picture has factors of its own: with channels last these passes are ten times slower.
             images = images.to(torch.float32, memory_format=torch.contiguous_format)

@@ -48,6 +48,8 @@ class Protocol:
             raise LabError(f"Сравнивать нечего: оптимизаторы {', '.join(self.optimizers)}; назовите два разных или больше.")
         if not self.grid or self.seeds < 1:
             raise LabError(f"Нет прогонов: зёрен {self.seeds}, скоростей обучения {len(self.grid)}; задайте хотя бы по одному.")
+        for lr in self.grid:
+            self._experiment(self.optimizers[0], lr, 0)  # refuses what no training can have
 
     def tuning(self) -> list[Experiment]:
         """A run for every rate and optimizer, from the middle of the grid outwards, so that the first to end say most."""

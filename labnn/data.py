@@ -4,16 +4,17 @@ import copy
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.io
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 
 from labnn.errors import LabError
+from labnn.matfile import MatError, read_mat
 
 _BOX = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
 
@@ -25,8 +26,8 @@ class CarModelsDataset(Dataset):
     the class index from 0. ``labels`` is int64 ``(n,)``; ``boxes`` int64 ``(n, 4)``: x1, y1, x2, y2 in pixels from 1, both
     ends inside, as in the files; ``paths`` has n paths.
 
-    Raises ``LabError``: annotations absent or unreadable, without labels, a label outside ``class_names``, a file name that
-    leads out of ``images_dir``, an image that is absent (unless ``missing="skip"``) or cannot be decoded.
+    Raises ``LabError``: annotations absent, unreadable or empty, without labels, a label outside ``class_names``, a file name that
+    leads out of ``images_dir`` or occurs twice, an image that is absent (unless ``missing="skip"``) or cannot be decoded.
     """
 
     def __init__(
@@ -40,18 +41,17 @@ class CarModelsDataset(Dataset):
         missing: str = "error",
     ):
         annotations_file, images_dir = Path(annotations_file), Path(images_dir)
-        records = np.atleast_1d(_load_mat(annotations_file, "annotations"))
-        if not {"class", "fname", *_BOX} <= set(records.dtype.names or ()):
+        records = _load_mat(annotations_file, "annotations")
+        if not isinstance(records, dict) or not {"class", "fname", *_BOX} <= set(records):
             raise LabError(
                 f"В файле разметки {annotations_file} нет полей class, fname и bbox_*: "
                 "возьмите файл с метками (для теста — cars_test_annos_withlabels.mat)."
             )
-        try:
-            self.labels = records["class"].astype(np.int64) - 1
-            self.boxes = np.stack([records[field].astype(np.int64) for field in _BOX], axis=1)
-        except (TypeError, ValueError) as error:
-            raise LabError(f"В файле разметки {annotations_file} класс или рамка не целое число ({error}): скачайте файл заново.") from None
-        names = list(records["fname"])
+        if not records["fname"]:
+            raise LabError(f"В файле разметки {annotations_file} нет ни одного снимка: скачайте его заново.")
+        self.labels = _integers(records, "class", annotations_file) - 1
+        self.boxes = np.stack([_integers(records, field, annotations_file) for field in _BOX], axis=1)
+        names = records["fname"]
         _check_labels(self.labels, names, class_names, annotations_file)
         _check_names(names, annotations_file)
         present = _present_images(names, images_dir, missing)
@@ -76,13 +76,15 @@ class CarModelsDataset(Dataset):
         return part
 
     def image(self, index: int) -> Image.Image:
-        """The photo ``index``, RGB, cropped to its box when the data set was asked to."""
+        """The photo ``index``, RGB and upright, cropped to its box when the data set was asked to."""
         path = self.paths[index]
         try:
             with Image.open(path) as file:
-                image = file.convert("RGB")
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise LabError(f"Снимок {path} не читается ({error}): замените файл целым или скачайте набор заново.") from None
+                ImageOps.exif_transpose(file, in_place=True)
+                image = _rgb(file)
+        except Exception as error:  # the decoders raise whatever the broken bytes led them to
+            reason = str(error).replace(str(path), path.name)
+            raise LabError(f"Снимок {path} не читается ({reason}): замените файл целым или скачайте набор заново.") from None
         if not self.crop_to_box:
             return image
         left, top, right, bottom = self.boxes[index]
@@ -149,7 +151,7 @@ def open_dataset(root: str | Path, transform: Callable | None = None, *, crop_to
         root = root / "stanford_cars"
     if not (root / "devkit").is_dir():
         raise LabError(f"В папке {root} нет набора данных (папки devkit): укажите корень набора или положите его туда, как описано в README.")
-    class_names = [str(name) for name in np.atleast_1d(_load_mat(root / "devkit" / "cars_meta.mat", "class_names"))]
+    class_names = _class_names(root / "devkit" / "cars_meta.mat")
     options = {"class_names": class_names, "crop_to_box": crop_to_box, "missing": missing}
     train = CarModelsDataset(root / "devkit" / "cars_train_annos.mat", root / "cars_train", transform, **options)
     test = CarModelsDataset(root / "cars_test_annos_withlabels.mat", root / "cars_test", transform, **options)
@@ -175,20 +177,50 @@ def chance_levels(labels: Sequence[int]) -> ChanceLevels:
     return ChanceLevels(1 / len(counts), float(shares.max()), float(np.log(len(counts))), float(-(shares * np.log(shares)).sum()))
 
 
+def _rgb(image: Image.Image) -> Image.Image:
+    """``image`` of any mode in RGB: 16-bit grey by its upper 8 bits, a transparent one on black."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    return (image.convert("RGBA") if "transparency" in image.info else image).convert("RGB")
+
+
+def _integers(records: dict[str, list], field: str, file: Path) -> np.ndarray:
+    """The numbers in a field of the annotations, int64 ``(n,)``."""
+    try:
+        values = np.array(records[field], dtype=float)
+        if values.ndim != 1 or not all(isinstance(value, (int, float)) for value in records[field]):
+            raise ValueError(f"{field} не число")
+        if (wrong := (values != np.trunc(values)) | (abs(values) > 2**31)).any():  # true of NaN too
+            raise ValueError(f"{field} = {values[wrong][0]}")
+        return values.astype(np.int64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise LabError(f"В файле разметки {file} класс или рамка не целое число ({error}): исправьте его или скачайте заново.") from None
+
+
 def _share_of(count: int, share: float) -> int:
     return min(round(count * share), count - 1)
 
 
-def _load_mat(path: Path, name: str) -> np.ndarray:
+def _load_mat(path: Path, name: str) -> Any:
     if not path.is_file():
         raise LabError(f"Нет файла разметки {path}: проверьте корень набора и докачайте файл.")
     try:
-        content = scipy.io.loadmat(path, squeeze_me=True)
-    except Exception as error:  # scipy's parser raises whatever the broken bytes led it to
-        raise LabError(f"Файл разметки {path} не читается как .mat ({type(error).__name__}): скачайте его заново.") from None
+        content = read_mat(path)
+    except NotImplementedError:
+        raise LabError(f"Файл разметки {path} записан как MATLAB v7.3: возьмите официальный файл или сохраните его в MATLAB с ключом -v7.") from None
+    except (OSError, MatError) as error:
+        raise LabError(f"Файл разметки {path} не читается как .mat ({error}): скачайте его заново.") from None
     if name not in content:
         raise LabError(f"В файле {path} нет переменной {name}: это не файл разметки Stanford Cars, скачайте его заново.")
     return content[name]
+
+
+def _class_names(file: Path) -> list[str]:
+    names = _load_mat(file, "class_names")
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
+        raise LabError(f"В файле {file} названия классов должны быть строками, непустыми и разными: скачайте его заново.")
+    return names
 
 
 def _check_labels(labels: np.ndarray, names: list[str], class_names: Sequence[str] | None, file: Path) -> None:
@@ -204,6 +236,8 @@ def _check_names(names: list[str], file: Path) -> None:
     for name in names:
         if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\\0"):
             raise LabError(f"В файле {file} имя снимка {name!r} ведёт за пределы папки снимков: исправьте его или скачайте разметку заново.")
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise LabError(f"В файле {file} снимок {repeated[0]} описан дважды (таких снимков: {len(repeated)}): оставьте по одной записи на снимок.")
 
 
 def _present_images(names: list[str], images_dir: Path, missing: str) -> list[int]:
@@ -218,6 +252,6 @@ def _present_images(names: list[str], images_dir: Path, missing: str) -> list[in
         first = next(name for name in names if name not in files)
         summary = f"нет снимков: {absent} из {len(names)}, первый — {first}"
         if missing == "error" or not present:
-            raise LabError(f"В папке {images_dir} {summary}: доложите файлы или разрешите пропуск (--skip-missing, missing=\"skip\").")
+            raise LabError(f'В папке {images_dir} {summary}: доложите файлы или разрешите пропуск (--skip-missing, missing="skip").')
         print(f"Пропущено: в папке {images_dir} {summary}.")
     return present

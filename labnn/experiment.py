@@ -7,6 +7,7 @@ import platform
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
 from pathlib import Path
 
 import pandas as pd
@@ -17,9 +18,10 @@ from labnn.batches import Augment, Batches, Mix, decode_images, growing
 from labnn.data import CarsData
 from labnn.diagnose import MAXIMUM_COLUMNS
 from labnn.errors import LabError
+from labnn.files import told
 from labnn.model import SqueezeNet
 from labnn.progress import Progress, print_decoding, print_progress
-from labnn.train import HISTORY_COLUMNS, CosineCrossEntropy, evaluate, precision, train_test
+from labnn.train import HISTORY_COLUMNS, CosineCrossEntropy, evaluate, precision, save_tensors, train_test
 
 OptimizerFunction = Callable[[Iterable[nn.Parameter], float, float], torch.optim.Optimizer]
 
@@ -84,16 +86,47 @@ class Experiment:
     def __post_init__(self):
         if self.weight_decay is None:
             object.__setattr__(self, "weight_decay", _USUAL_DECAY.get(self.optimizer, 0.0))
-        for name, least in {"epochs": 1, "batch_size": 1, "image_size": 32, "seed": 0}.items():
-            if getattr(self, name) < least:
-                raise LabError(f"Значение {name}={getattr(self, name)} не годится: задайте {least} или больше.")
-        for name, choices in {"init": ("he", "default"), "schedule": ("one_cycle", "constant")}.items():
-            if getattr(self, name) not in choices:
-                raise LabError(f"Значение {name}={getattr(self, name)} не годится: выберите одно из {', '.join(choices)}.")
-        if self.start_size and not 32 <= self.start_size <= self.image_size:
-            raise LabError(f"Значение start_size={self.start_size} не годится: задайте 0 или от 32 до image_size={self.image_size}.")
-        if not 0 < self.lr < float("inf"):
-            raise LabError(f"Скорость обучения lr={self.lr} не годится: задайте положительное число, например 0.003.")
+        for field in fields(self):
+            _check(field.name, getattr(self, field.name), float if field.default is None else type(field.default))
+        for name, most in {"start_size": self.image_size, "test_size": _LIMITS["test_size"][1]}.items():
+            if getattr(self, name) and not 32 <= getattr(self, name) <= most:
+                raise LabError(f"Значение {name}={getattr(self, name)} не годится: задайте 0 или от 32 до {most}.")
+
+
+# What each number may be, both ends included; other words than these are refused, too.
+_LIMITS = {
+    "epochs": (1, 10**6),
+    "seed": (0, 2**31 - 1),
+    "lr": (1e-12, 1e6),
+    "warmup": (0.001, 0.999),
+    "weight_decay": (0, 1e3),
+    "batch_size": (1, 10**6),
+    "image_size": (32, 4096),
+    "start_size": (0, 4096),
+    "min_crop_area": (0.001, 1),
+    "label_smoothing": (0, 1),
+    "dropout": (0, 0.999),
+    "colour": (0, 1),
+    "mix": (0, 1),
+    "test_size": (0, 4096),
+    "test_every": (1, 10**6),
+    "ema_decay": (0, 0.999999),
+    "cosine": (0, 1e3),
+}
+_CHOICES = {"init": ("he", "default"), "schedule": ("one_cycle", "constant"), "version": ("1_0", "1_1")}
+_KINDS = {int: (Integral, "целое число"), float: (Real, "число"), bool: (bool, "True или False"), str: (str, "строку")}
+
+
+def _check(name: str, value: object, kind: type) -> None:
+    """Raises ``LabError`` for a ``value`` of the wrong type or out of range."""
+    expected, words = _KINDS[kind]
+    if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
+        raise LabError(f"Значение {name}={value!r} не годится: задайте {words}.")
+    if name in _LIMITS and not _LIMITS[name][0] <= value <= _LIMITS[name][1]:  # NaN is in no range
+        low, high = _LIMITS[name]
+        raise LabError(f"Значение {name}={value} не годится: задайте от {low:g} до {high:g}.")
+    if name in _CHOICES and value not in _CHOICES[name]:
+        raise LabError(f"Значение {name}={value} не годится: выберите одно из {', '.join(_CHOICES[name])}.")
 
 
 # The recipe of the laboratory work that this one replaces: torchvision's network and Adam with a constant rate, nothing else.
@@ -143,6 +176,11 @@ class Run:
         if folder.exists():
             raise LabError(f"Папка прогона {folder} уже есть: переименуйте или удалите её, готовый прогон не перезаписывается.")
         unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
+        with told(folder):
+            self._write(unfinished, folder)
+
+    def _write(self, unfinished: Path, folder: Path) -> None:
+        shutil.rmtree(unfinished, ignore_errors=True)  # of a process of that number that was killed
         unfinished.mkdir(parents=True)
         try:
             final = self.history.iloc[-1].drop(["epoch", "lr", "seconds"]).to_dict() | {"training_seconds": round(self.history["seconds"].sum(), 2)}
@@ -311,7 +349,7 @@ def _train(experiment: Experiment, data: CarsData, cache_dir: Path, device: torc
         checkpoint=checkpoint,
         progress=progress,
     )
-    torch.save(model.state_dict(), checkpoint.with_suffix(".pt"))
+    save_tensors(model.state_dict(), checkpoint.with_suffix(".pt"))
     predictions = pd.DataFrame({"label": data.test.labels, "prediction": evaluate(model, test, mirror=experiment.mirror_test).predictions})
     return Run(experiment, data.describe(), history, predictions, environment(device))
 

@@ -1,16 +1,37 @@
-"""Files written whole or not at all."""
+"""Files appear whole or not at all, and what the disk refuses is told."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from labnn.errors import LabError
+
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
-    """Gives a temporary path beside ``path`` to write to, and puts that file in the place of ``path`` once it is complete."""
+    """A path to write to that becomes ``path`` when the block ends well, and vanishes when it does not.
+
+    Raises ``LabError`` for a full disk and for a folder that cannot be written to.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    yield unfinished
-    os.replace(unfinished, path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    with told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield unfinished
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def told(path: str | Path) -> Iterator[None]:
+    """Turns what the system says of writing ``path`` into our sentence, a ``LabError``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise LabError(f"Файл {path} не помещается на диск: освободите место и повторите, записанное раньше цело.") from None
+        raise LabError(f"Нельзя записать {path} ({error.strerror or error}): укажите другую папку или разрешите в неё запись.") from None

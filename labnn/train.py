@@ -1,6 +1,7 @@
 """One training: epochs of steps over batches, a test after each, and the history of both."""
 
 import ctypes
+import io
 import math
 import sys
 import time
@@ -158,9 +159,14 @@ def train_epoch(
     steps, lr = 0, optimizer.param_groups[0]["lr"]
     model.train()
     for images, labels in _on_device(loader, device):
-        with autocast(device):
-            logits = model(images)
-            loss = criterion(logits, labels)
+        try:
+            with autocast(device):
+                logits = model(images)
+                loss = criterion(logits, labels)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise LabError(f"Пакетной нормализации мало одного снимка {tuple(images.shape[2:])}: увеличьте batch_size или image_size.") from None
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -259,8 +265,15 @@ def _save_checkpoint(path: str | Path, parts: dict, rows: list[dict]) -> None:
     state["cpu_rng"] = torch.get_rng_state()
     state["cuda_rng"] = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     state["rows"] = rows
+    save_tensors(state, path)
+
+
+def save_tensors(state: dict, path: str | Path) -> None:
+    """``torch.save``, whole or not at all; by way of memory, as PyTorch's own writer tells a full disk as a fault of its own."""
+    content = io.BytesIO()
+    torch.save(state, content)
     with written_whole(path) as unfinished:
-        torch.save(state, unfinished)
+        unfinished.write_bytes(content.getbuffer())
 
 
 def _load_checkpoint(path: str | Path, parts: dict, device: torch.device) -> list[dict]:

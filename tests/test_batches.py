@@ -143,3 +143,12 @@ def test_decoding_tells_how_far_it_is(dataset, tmp_path):
     decode_images(dataset, 32, tmp_path, lambda done, total: told.append((done, total)))
     decode_images(dataset, 32, tmp_path, lambda done, total: told.append((done, total)))  # found: nothing to tell
     assert told == [(16, 16)]
+
+
+@pytest.mark.parametrize("count, batch_size, sizes", [(9, 4, [4, 5]), (8, 4, [4, 4]), (10, 4, [4, 4, 2]), (3, 1, [1, 1, 1]), (1, 4, [1])])
+def test_last_image_of_a_training_pass_is_not_a_batch_alone(count, batch_size, sizes):
+    images, labels = np.zeros((count, 8, 8, 3), np.uint8), np.arange(count)
+    batches = Batches(images, labels, batch_size, shuffle=True)
+    met = [labels.tolist() for _, labels in batches]
+    assert [len(labels) for labels in met] == sizes and len(batches) == len(sizes)
+    assert sorted(sum(met, [])) == list(range(count))

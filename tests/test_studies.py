@@ -104,8 +104,8 @@ def test_mistake_in_an_experiment_is_told_as_such_from_another_process(tiny_root
     data = open_dataset(tiny_root, crop_to_box=True)
     with pytest.raises(LabError, match="processes=0"):
         run_all([SMALL], data, tmp_path / "runs", cache_dir=tmp_path / "cache", processes=0)
-    with pytest.raises(LabError, match="SqueezeNet «3»"):
-        run_all([replace(SMALL, version="3")], data, tmp_path / "runs", cache_dir=tmp_path / "cache")
+    with pytest.raises(LabError, match="«lion»"):
+        run_all([replace(SMALL, optimizer="lion")], data, tmp_path / "runs", cache_dir=tmp_path / "cache", processes=2)
 
 
 def test_study_from_a_terminal_tells_each_run_and_the_time_left(tiny_root, tmp_path, capsys):

@@ -34,7 +34,7 @@ def test_every_setting_of_an_experiment_has_words():
     words = {"optimizer": "adam", "init": "default", "schedule": "constant", "version": "1_0", "start_size": 64}
     for name, value in vars(Experiment()).items():
         if name not in ("seed", "test_every"):
-            other = words[name] if name in words else not value if isinstance(value, bool) else 2 * value + 1
+            other = words.get(name, not value if isinstance(value, bool) else 2 * value + 64 if isinstance(value, int) else value / 2 or 0.5)
             assert changes(Experiment(**{name: other}), Experiment()), name
 
 

@@ -1,0 +1,282 @@
+"""Every way the input can be wrong is told in one Russian sentence that names it and the way out; odd but readable pictures are read."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+import scipy.io
+from conftest import write_annotations
+from PIL import Image
+
+from labnn.__main__ import main
+from labnn.data import CarModelsDataset, open_dataset
+from labnn.errors import LabError
+from labnn.experiment import Experiment, run_or_load
+
+TRAIN, TEST, META = "devkit/cars_train_annos.mat", "cars_test_annos_withlabels.mat", "devkit/cars_meta.mat"
+BOX = (1, 1, 40, 30)
+
+
+def picture(root) -> os.PathLike:
+    return min((root / "cars_train").iterdir())
+
+
+def photo(mode: str = "RGB", size=(120, 90)) -> Image.Image:
+    """A smooth picture, red growing to the right and green downwards."""
+    x, y = np.meshgrid(np.linspace(0, 255, size[0]), np.linspace(0, 255, size[1]))
+    return Image.fromarray(np.stack([x, y, np.full_like(x, 128)], axis=2).astype(np.uint8)).convert(mode)
+
+
+def annotations(file: str = TRAIN, names=("00001.jpg",), classes=(1,), boxes=(BOX,)):
+    return lambda root: write_annotations(root / file, list(names), list(classes), list(boxes))
+
+
+def content(file: str, data: bytes):
+    return lambda root: (root / file).write_bytes(data)
+
+
+def truncated(file: str, share: float):
+    return lambda root: (root / file).write_bytes((root / file).read_bytes()[: int((root / file).stat().st_size * share)])
+
+
+def saved(file: str, **variables):
+    return lambda root: scipy.io.savemat(root / file, variables)
+
+
+def without_labels(root) -> None:
+    """The official test annotations as they were first published: boxes and names only."""
+    records = np.empty((1, 1), dtype=[(field, object) for field in ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "fname")])
+    records[0, 0] = (*BOX, "00001.jpg")
+    scipy.io.savemat(root / TEST, {"annotations": records})
+
+
+def folder_in_place_of_picture(root) -> None:
+    picture(root).unlink()
+    (root / "cars_train" / "00001.jpg").mkdir()
+
+
+def three_broken_pictures(root) -> None:
+    for path in sorted((root / "cars_train").iterdir())[:3]:
+        path.write_bytes(b"broken")
+
+
+V73 = b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x02IM" + bytes(384) + b"\x89HDF\r\n\x1a\n" + bytes(99)
+
+# What is done to a good data set, and words that the sentence must hold: the file or the value, and the way out.
+DATA = {
+    "no root": (lambda root: shutil.rmtree(root), ["devkit", "укажите"]),
+    "no devkit": (lambda root: shutil.rmtree(root / "devkit"), ["devkit", "укажите"]),
+    "no photo folder": (lambda root: shutil.rmtree(root / "cars_train"), ["cars_train", "распакуйте"]),
+    "no class list": (lambda root: (root / META).unlink(), ["cars_meta.mat", "докачайте"]),
+    "no annotations": (lambda root: (root / TRAIN).unlink(), ["cars_train_annos.mat", "докачайте"]),
+    "no test annotations": (lambda root: (root / TEST).unlink(), ["cars_test_annos_withlabels.mat", "докачайте"]),
+    "missing photo": (lambda root: picture(root).unlink(), ["00001.jpg", "1 из 16", "--skip-missing"]),
+    "truncated photo": (truncated("cars_train/00001.jpg", 0.5), ["00001.jpg", "замените"]),
+    "photo cut in its header": (truncated("cars_train/00001.jpg", 0.02), ["00001.jpg", "замените"]),
+    "zero-byte photo": (content("cars_train/00001.jpg", b""), ["00001.jpg", "замените"]),
+    "text named .jpg": (content("cars_train/00001.jpg", b"<html>404 Not Found</html>"), ["00001.jpg", "замените"]),
+    "decompression bomb": (lambda root: Image.new("1", (20_000, 20_000)).save(picture(root), "PNG"), ["00001.jpg", "bomb", "замените"]),
+    "folder in place of a photo": (folder_in_place_of_picture, ["00001.jpg", "замените"]),
+    "several broken photos, all at once": (three_broken_pictures, ["(3)", "00001.jpg, 00002.jpg, 00003.jpg", "замените"]),
+    "1x1 photo under a larger box": (lambda root: photo(size=(1, 1)).save(picture(root)), ["Рамка", "00001.jpg", "исправьте"]),
+    "empty annotations": (annotations(names=(), classes=(), boxes=()), ["cars_train_annos.mat", "ни одного", "скачайте"]),
+    "truncated annotations": (truncated(TRAIN, 0.5), ["cars_train_annos.mat", "скачайте"]),
+    "zero-byte annotations": (content(TRAIN, b""), ["cars_train_annos.mat", "скачайте"]),
+    "annotations are not .mat": (content(TRAIN, b"PK\x03\x04 zip"), ["cars_train_annos.mat", "скачайте"]),
+    "annotations of MATLAB 7.3": (content(TRAIN, V73), ["cars_train_annos.mat", "v7.3", "-v7"]),
+    "other variable": (saved(TRAIN, annos=np.arange(3)), ["cars_train_annos.mat", "annotations", "скачайте"]),
+    "numbers in place of records": (saved(TRAIN, annotations=np.arange(3)), ["cars_train_annos.mat", "fname", "возьмите"]),
+    "test annotations without labels": (without_labels, ["cars_test_annos_withlabels.mat", "class", "возьмите"]),
+    "class beyond the list": (annotations(classes=(11,)), ["00001.jpg", "класс 11", "от 1 до 10"]),
+    "class 0": (annotations(classes=(0,)), ["00001.jpg", "класс 0", "от 1 до 10"]),
+    "class is half": (annotations(classes=(1.5,)), ["class = 1.5", "исправьте"]),
+    "class is a word": (annotations(classes=("Audi",)), ["cars_train_annos.mat", "не целое", "исправьте"]),
+    "box is not a number": (annotations(boxes=((float("nan"), 1, 40, 30),)), ["bbox_x1 = nan", "исправьте"]),
+    "box is infinite": (annotations(boxes=((1, 1, float("inf"), 30),)), ["cars_train_annos.mat", "не целое", "исправьте"]),
+    "box outside the photo": (annotations(boxes=((5000, 5000, 6000, 6000),)), ["[5000, 5000, 6000, 6000]", "00001.jpg", "исправьте"]),
+    "box turned inside out": (annotations(boxes=((40, 30, 1, 1),)), ["[40, 30, 1, 1]", "00001.jpg", "исправьте"]),
+    "photo listed twice": (annotations(names=["00001.jpg"] * 2, classes=(1, 2), boxes=(BOX, BOX)), ["00001.jpg", "дважды", "оставьте"]),
+    "name with ../": (annotations(names=["../secret.jpg"]), ["../secret.jpg", "за пределы", "исправьте"]),
+    "absolute name": (annotations(names=["/etc/passwd"]), ["/etc/passwd", "за пределы", "исправьте"]),
+    "name with a backslash": (annotations(names=["..\\secret.jpg"]), ["secret.jpg", "за пределы", "исправьте"]),
+    "empty name": (annotations(names=[""]), ["за пределы", "исправьте"]),
+    "name is a number": (annotations(names=[7]), ["7", "за пределы", "исправьте"]),
+    "class names are numbers": (saved(META, class_names=np.arange(10)), ["cars_meta.mat", "строками", "скачайте"]),
+    "two classes of one name": (saved(META, class_names=np.array(["Audi"] * 10, dtype=object)), ["cars_meta.mat", "разными", "скачайте"]),
+    "class list too short": (saved(META, class_names=np.array(["Audi", "BMW"], dtype=object)), ["от 1 до 2", "исправьте"]),
+    "one photo, too small for batch norm": (annotations(), ["одного снимка", "увеличьте"]),
+    "class list without its variable": (saved(META, names=np.arange(3)), ["cars_meta.mat", "class_names", "скачайте"]),
+}
+
+
+def train(root, tmp_path, *more) -> int:
+    small = ["--epochs", "1", "--image-size", "32", "--batch-size", "8", "--device", "cpu"]
+    return main(["train", "--data", str(root), "--out", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache"), *small, *map(str, more)])
+
+
+def one_sentence(text: str, words: list[str]) -> None:
+    assert text.count("\n") == 1 and text.endswith(".\n"), text
+    assert "Traceback" not in text and any("а" <= letter <= "я" for letter in text)
+    for word in words:
+        assert word in text, f"{word!r} is not in {text!r}"
+
+
+@pytest.mark.parametrize("case", DATA)
+def test_bad_data_is_told_in_one_sentence_with_status_2(case, tiny_root, tmp_path, capsys):
+    damage, words = DATA[case]
+    damage(tiny_root)
+    assert train(tiny_root, tmp_path) == 2
+    one_sentence(capsys.readouterr().err, words)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("case", DATA)
+def test_bad_data_raises_our_exception_in_python(case, tiny_root, tmp_path):
+    DATA[case][0](tiny_root)
+    with pytest.raises(LabError):
+        data = open_dataset(tiny_root, crop_to_box=True)
+        experiment = Experiment(epochs=1, image_size=32, batch_size=8)
+        run_or_load(experiment, data, tmp_path / "runs", cache_dir=tmp_path / "cache")
+
+
+# A setting, a value that it cannot have, and what the sentence offers.
+SETTINGS = [
+    ("epochs", 0, "от 1"),
+    ("epochs", 2.5, "целое"),
+    ("epochs", "ten", "целое"),
+    ("epochs", True, "целое"),
+    ("seed", -1, "от 0"),
+    ("lr", 0.0, "от 1e-12"),
+    ("lr", -1e-3, "от 1e-12"),
+    ("lr", float("nan"), "от 1e-12"),
+    ("lr", float("inf"), "до 1e+06"),
+    ("lr", "fast", "число"),
+    ("warmup", 1.0, "до 0.999"),
+    ("weight_decay", -0.1, "от 0"),
+    ("batch_size", 0, "от 1"),
+    ("image_size", 31, "от 32"),
+    ("image_size", 10**6, "до 4096"),
+    ("start_size", 200, "от 32 до 128"),
+    ("test_size", 16, "от 32"),
+    ("min_crop_area", 0.0, "от 0.001"),
+    ("label_smoothing", 1.5, "до 1"),
+    ("version", "2_0", "1_0, 1_1"),
+    ("batch_norm", "yes", "True или False"),
+    ("dropout", 1.0, "до 0.999"),
+    ("init", "glorot", "he, default"),
+    ("schedule", "cosine", "one_cycle, constant"),
+    ("colour", 2.0, "до 1"),
+    ("mix", -0.5, "от 0"),
+    ("test_every", 0, "от 1"),
+    ("ema_decay", 1.0, "до 0.999999"),
+    ("cosine", -1.0, "от 0"),
+    ("optimizer", None, "строку"),
+]
+
+
+@pytest.mark.parametrize("name, value, way_out", SETTINGS)
+def test_settings_of_wrong_type_or_range_are_told(name, value, way_out):
+    with pytest.raises(LabError, match=f"{name}={value}|{name}={value!r}") as told:
+        Experiment(**{name: value})
+    assert way_out in str(told.value) and str(told.value).endswith(".")
+
+
+# Arguments that the terminal refuses before it reads any data.
+ARGUMENTS = {
+    "word for a number": (["train", "--data", "x", "--epochs", "ten"], "ten"),
+    "out of range": (["train", "--data", "x", "--lr", "-1"], "lr=-1.0"),
+    "unknown optimizer": (["train", "--data", "x", "--optimizer", "lion"], "«lion»"),
+    "unknown command": (["trane"], "trane"),
+    "unknown flag": (["train", "--data", "x", "--epoch-count", "3"], "epoch-count"),
+    "unknown study": (["study", "luck", "--data", "x"], "luck"),
+    "no data": (["train"], "--data"),
+    "one optimizer to compare": (["compare", "--data", "x", "--optimizers", "adam"], "adam"),
+    "no seeds": (["compare", "--data", "x", "--seeds", "0"], "зёрен 0"),
+    "negative rate in the grid": (["compare", "--data", "x", "--grid", "-0.1", "0.1"], "-0.1"),
+    "no runs to report": (["report", "--runs", "nowhere"], "nowhere"),
+}
+
+
+@pytest.mark.parametrize("case", ARGUMENTS)
+def test_arguments_are_told_in_one_sentence_with_status_2(case, capsys):
+    arguments, word = ARGUMENTS[case]
+    assert main(arguments) == 2
+    one_sentence(capsys.readouterr().err, [word])
+
+
+@pytest.mark.parametrize("flag", ["--out", "--cache"])
+def test_file_in_place_of_a_folder_is_told(flag, tiny_root, tmp_path, capsys):
+    (tmp_path / "taken").write_text("a file")
+    assert train(tiny_root, tmp_path, flag, tmp_path / "taken") == 2
+    one_sentence(capsys.readouterr().err, ["taken"])
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="to the administrator no folder is read-only")
+@pytest.mark.parametrize("flag", ["--out", "--cache"])
+def test_read_only_folder_is_told(flag, tiny_root, tmp_path, capsys):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    assert train(tiny_root, tmp_path, flag, tmp_path / "locked") == 2
+    one_sentence(capsys.readouterr().err, ["locked"])
+
+
+@pytest.mark.parametrize("mode, suffix", [("RGB", "JPEG"), ("CMYK", "JPEG"), ("RGBA", "PNG"), ("P", "PNG")])
+def test_colour_of_any_mode_is_read_as_rgb(mode, suffix, tiny_root):
+    photo(mode).save(picture(tiny_root), suffix)
+    read = np.asarray(open_dataset(tiny_root).train.image(0), dtype=float)
+    assert read.shape == (90, 120, 3)
+    assert np.abs(read - np.asarray(photo(mode).convert("RGB"), dtype=float)).mean() < 3
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16", "LA", "1"])
+def test_grey_of_any_depth_is_read_as_grey(mode, tiny_root):
+    grey = photo("L")
+    stored = Image.fromarray(np.asarray(grey).astype(np.uint16) << 8) if mode == "I;16" else grey.convert(mode)
+    stored.save(picture(tiny_root), "PNG")
+    read = np.asarray(open_dataset(tiny_root).train.image(0))
+    assert (read == read[..., :1]).all()
+    expected = grey if mode != "1" else grey.convert("1").convert("L")
+    assert np.abs(read[..., 0].astype(float) - np.asarray(expected, dtype=float)).max() <= 1
+
+
+def test_photo_is_turned_as_its_exif_says(tiny_root):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it a quarter clockwise
+    photo().save(picture(tiny_root), "JPEG", exif=exif)
+    read = np.asarray(open_dataset(tiny_root).train.image(0), dtype=float)
+    assert read.shape == (120, 90, 3)
+    assert np.abs(read - np.asarray(photo().rotate(-90, expand=True), dtype=float)).mean() < 3
+
+
+def test_smallest_photo_is_read(tiny_root):
+    photo(size=(1, 1)).save(picture(tiny_root))
+    assert open_dataset(tiny_root).train.image(0).size == (1, 1)
+
+
+@pytest.mark.parametrize("name", ["фото машины.jpg", "a b (1).jpg", "naïve-車.jpg"])
+def test_names_in_any_language_and_with_spaces_are_read(name, tiny_root, tmp_path):
+    root = tiny_root.rename(tmp_path / "мои снимки 1")
+    picture(root).rename(root / "cars_train" / name)
+    annotations(names=[name, "00002.jpg"], classes=(1, 2), boxes=(BOX, BOX))(root)
+    assert train(root, tmp_path) == 0
+
+
+def test_class_without_photos_and_class_of_one_are_no_mistakes(tiny_root, tmp_path):
+    names = [path.name for path in sorted((tiny_root / "cars_train").iterdir())[:3]]
+    annotations(names=names, classes=(1, 2, 10), boxes=[BOX] * 3)(tiny_root)
+    assert train(tiny_root, tmp_path) == 0
+
+
+def test_one_photo_alone_trains_where_the_network_can(tiny_root, tmp_path):
+    annotations()(tiny_root)
+    assert train(tiny_root, tmp_path, "--image-size", 64) == 0
+
+
+@pytest.mark.parametrize("batch_size", [5, 15])
+def test_no_photo_is_left_alone_in_its_batch(tiny_root, tmp_path, batch_size):
+    """16 photos: three batches of 5 or one of 15, and one more photo, which goes with the last batch."""
+    assert train(tiny_root, tmp_path, "--batch-size", batch_size) == 0
+
+
+def test_annotations_and_folder_alone_are_enough(tiny_root):
+    assert len(CarModelsDataset(tiny_root / TRAIN, tiny_root / "cars_train")) == 16
