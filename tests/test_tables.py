@@ -30,11 +30,18 @@ def test_changes_name_every_setting_that_differs_and_no_other():
     assert changes(bare, Experiment()) == "без случайного кадра, без изменения яркости, без CutMix и mixup"
 
 
+def another(value):
+    """A value of the same kind that an experiment may have, too."""
+    if isinstance(value, bool):
+        return not value
+    return 2 * value + 64 if isinstance(value, int) else value / 2 or 0.5
+
+
 def test_every_setting_of_an_experiment_has_words():
     words = {"optimizer": "adam", "init": "default", "schedule": "constant", "version": "1_0", "start_size": 64}
     for name, value in vars(Experiment()).items():
         if name not in ("seed", "test_every"):
-            other = words.get(name, not value if isinstance(value, bool) else 2 * value + 64 if isinstance(value, int) else value / 2 or 0.5)
+            other = words[name] if name in words else another(value)
             assert changes(Experiment(**{name: other}), Experiment()), name
 
 
