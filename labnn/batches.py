@@ -17,7 +17,7 @@ from torch import Tensor
 
 from labnn.data import CarModelsDataset
 from labnn.errors import LabError
-from labnn.files import told
+from labnn.files import alone, told
 from labnn.progress import print_decoding
 
 # Channel means and deviations of ImageNet photos (0..255), the field's usual normalisation.
@@ -36,9 +36,9 @@ def decode_images(dataset: CarModelsDataset, size: int, cache_dir: str | Path, p
     key = json.dumps([files, dataset.boxes.tolist() if dataset.crop_to_box else None])
     path = Path(cache_dir) / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}-{size}.npy"
     if not path.exists():
-        with told(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _decode_to(path, dataset, size, progress)
+        with alone(path, f"Декодирование снимков в {path.name}"), told(path):
+            if not path.exists():  # nobody has done it meanwhile
+                _decode_to(path, dataset, size, progress)
     return np.load(path, mmap_mode="c")  # copy-on-write: read-only to the file, and PyTorch takes writable memory only
 
 

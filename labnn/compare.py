@@ -64,8 +64,14 @@ class Protocol:
         return replace(self.base, optimizer=optimizer, lr=lr, seed=seed, weight_decay=self.weight_decay)
 
     def tune(self, data: CarsData, runs_dir: str | Path, **options) -> list[Run]:
-        """Trains the tuning runs, or reads the recorded ones, in ``runs_dir``/tuning; ``options`` are those of ``studies.run_all``."""
-        return run_all(self.tuning(), data.validation(), Path(runs_dir) / "tuning", **options)
+        """Trains the tuning runs, or reads the recorded ones, in ``runs_dir``/tuning; ``options`` are those of ``studies.run_all``.
+
+        Rates that diverge are left out. Raises ``LabError`` if an optimizer diverges with all.
+        """
+        runs = run_all(self.tuning(), data.validation(), Path(runs_dir) / "tuning", skip_diverged=True, **options)
+        if lost := set(self.optimizers) - {run.experiment.optimizer for run in runs}:
+            raise LabError(f"Обучение расходится со всеми скоростями сетки ({', '.join(sorted(lost))}): добавьте меньшие.")
+        return runs
 
     def compare(self, tuning: Sequence[Run], data: CarsData, runs_dir: str | Path, **options) -> list[Run]:
         """Then the final runs, in ``runs_dir``/final, with the rates that were best in ``tuning``."""

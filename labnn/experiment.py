@@ -18,7 +18,7 @@ from labnn.batches import Augment, Batches, Mix, decode_images, growing
 from labnn.data import CarsData
 from labnn.diagnose import MAXIMUM_COLUMNS
 from labnn.errors import LabError
-from labnn.files import told
+from labnn.files import alone, told
 from labnn.model import SqueezeNet
 from labnn.progress import Progress, print_decoding, print_progress
 from labnn.train import HISTORY_COLUMNS, CosineCrossEntropy, evaluate, precision, save_tensors, train_test
@@ -230,6 +230,7 @@ def run_or_load(
 ) -> Run:
     """The run of ``experiment`` on ``data``: read from ``runs_dir`` if it is recorded there, else trained and recorded.
 
+    Two calls for the same run, in two processes, do not disturb each other: the second waits and reads what the first recorded.
     ``progress`` is called after each epoch, and once with the whole history of a run that was found. ``cache_dir`` holds the
     decoded images, the checkpoint of an interrupted training, from which the next call goes on, and the weights of finished
     ones (``.pt``, a ``state_dict``). The same experiment on the same machine gives the same history (``seconds`` apart), to
@@ -237,16 +238,18 @@ def run_or_load(
     last digits with it.
     """
     folder = Path(runs_dir) / run_name(experiment, data)
-    if folder.exists():
-        run = Run.load(folder)
-        progress(run.history.to_dict("records"), experiment.epochs)
-        return run
-    check_optimizer(experiment.optimizer)
     device = torch.device(device)
     checkpoint = Path(cache_dir) / f"{folder.name}-{device.type}.checkpoint"
-    run = _train(experiment, data, Path(cache_dir), device, checkpoint, progress)
-    run.save(folder)
-    checkpoint.unlink()
+    if not folder.exists():
+        check_optimizer(experiment.optimizer)
+        with alone(checkpoint, f"Прогон {folder.name}"):
+            if not folder.exists():  # nobody has trained it meanwhile
+                run = _train(experiment, data, Path(cache_dir), device, checkpoint, progress)
+                run.save(folder)
+                checkpoint.unlink()
+                return run
+    run = Run.load(folder)
+    progress(run.history.to_dict("records"), experiment.epochs)
     return run
 
 

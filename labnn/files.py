@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from labnn.errors import LabError
 
 
@@ -24,6 +26,27 @@ def written_whole(path: str | Path) -> Iterator[Path]:
             os.replace(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(path: str | Path, words: str) -> Iterator[None]:
+    """Holds the block while another process is in the same one for ``path``; says so in ``words`` before it waits.
+
+    The lock is the system's (``path``.lock): a process that is killed gives it back.
+    """
+    path = Path(path)
+    with told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(path.name + ".lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"{words}: этим занят другой процесс, жду его.", flush=True)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 
 from labnn.data import CarsData
-from labnn.errors import LabError
+from labnn.errors import Diverged, LabError
 from labnn.experiment import OPTIMIZERS, ORIGINAL, Experiment, Run, make_batches, make_model, make_optimizer, run_name, run_or_load
 from labnn.progress import Standing, print_standing
 from labnn.train import keep_freed_memory, train_epoch
@@ -94,12 +94,14 @@ def run_all(
     devices: Sequence[str] = ("cpu",),
     processes: int = 1,
     progress: Callable[[Standing], None] = print_standing,
+    skip_diverged: bool = False,
 ) -> list[Run]:
     """``run_or_load`` of every experiment, ``processes`` at a time, each on one of ``devices`` in turn; in the order given.
 
     Small networks fill neither many cores nor a GPU, so that several at once may finish sooner than one after another
     (``fastest_processes`` measures it); the CPU's threads are shared out. What is recorded already is read, and an interrupted
-    call goes on where it stopped. ``progress`` is called after each epoch and each run. Raises ``LabError`` for less than one
+    call goes on where it stopped. ``progress`` is called after each epoch and each run. With ``skip_diverged`` a training that
+    diverges is told and left out; otherwise it ends the call. Raises ``LabError`` for less than one
     process, for one that died, and for an added optimizer whose function several processes cannot import.
     """
     if processes < 1:
@@ -109,19 +111,30 @@ def run_all(
     recorded = {index for index, experiment in enumerate(experiments) if (Path(runs_dir) / run_name(experiment, data)).exists()}
     tally = _Tally([experiment.epochs for experiment in experiments], recorded, progress)
     jobs = [(index, experiment, data, runs_dir, cache_dir) for index, experiment in enumerate(experiments)]
-    if processes == 1:
-        return [tally.ended(index, _run(*job, devices[0], partial(tally.reached, index))) for index, *job in jobs]
     runs: dict[int, Run] = {}
-    with _pool(processes, devices) as (pool, events):
-        waiting = {pool.submit(_run_in_pool, *job): job[0] for job in jobs}
-        while waiting:
-            ended, _ = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
-            while not events.empty():
-                tally.reached(*events.get())
-            for future in ended:
-                index = waiting.pop(future)
-                runs[index] = tally.ended(index, future.result())
-    return [runs[index] for index in range(len(jobs))]
+
+    def end(index: int, result: Callable[[], Run]) -> None:
+        try:
+            runs[index] = result()
+        except Diverged as error:
+            if not skip_diverged:
+                raise
+            print(f"Прогон {run_name(experiments[index], data)} пропущен. {error}", flush=True)
+        tally.ended(index, runs.get(index))
+
+    if processes == 1:
+        for index, *job in jobs:
+            end(index, partial(_run, *job, devices[0], partial(tally.reached, index)))
+    else:
+        with _pool(processes, devices) as (pool, events):
+            waiting = {pool.submit(_run_in_pool, *job): job[0] for job in jobs}
+            while waiting:
+                ended, _ = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+                while not events.empty():
+                    tally.reached(*events.get())
+                for future in ended:
+                    end(waiting.pop(future), future.result)
+    return [runs[index] for index in sorted(runs)]
 
 
 def fastest_processes(
@@ -163,10 +176,9 @@ class _Tally:
         seconds = (time.perf_counter() - self.start) / self.trained * left if self.trained else None
         self.progress(Standing(self.runs, len(self.epochs), sum(self.done), sum(self.epochs), seconds, finished))
 
-    def ended(self, index: int, run: Run) -> Run:
+    def ended(self, index: int, run: Run | None) -> None:
         self.runs += 1
         self.reached(index, self.epochs[index], run)
-        return run
 
 
 # What a worker process was given at its start: its device, the queue for its epochs, the barrier and the stop sign of all workers.

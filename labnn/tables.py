@@ -267,7 +267,7 @@ def rates_table(tuning: Sequence[Run]) -> pd.DataFrame:
     """The learning rates tried: a row a rate, the validation accuracy with each optimizer, the best one marked with a star."""
     table, best = sensitivity(tuning), best_rates(tuning)
     table["words"] = [number(100 * row.accuracy, 1) + (" ★" if best[row.optimizer] == row.lr else "") for row in table.itertuples()]
-    wide = table.pivot(index="lr", columns="optimizer", values="words")
+    wide = table.pivot(index="lr", columns="optimizer", values="words").fillna("расходится")
     order = [group[0].experiment.optimizer for group in by_optimizer(tuning).values()]
     wide = wide[order].rename(columns=lambda key: f"{optimizer_name(key)}, %").rename_axis(columns=None).reset_index()
     wide["lr"] = [rate(lr) for lr in wide["lr"]]

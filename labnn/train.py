@@ -5,7 +5,8 @@ import io
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from labnn.diagnose import explain_collapse, find_collapse, maximum_binding
-from labnn.errors import LabError
+from labnn.errors import Diverged, LabError
 from labnn.files import written_whole
 from labnn.progress import Progress, print_progress
 
@@ -100,7 +101,8 @@ def train_test(
     and ``train_accuracy`` as met on the way, ``test_loss`` and ``test_accuracy`` after it; losses are means over images of the
     plain cross-entropy, in nats, accuracies 0..1, for a mixed picture by its larger share; ``test_information`` (nats) and
     ``collapsed`` are what ``find_collapse`` goes by and says. With AMSGrad the columns of ``diagnose.maximum_binding`` follow.
-    Raises ``LabError`` for an empty loader or a broken checkpoint.
+    Raises ``LabError`` for an empty loader, a broken checkpoint and too little memory, ``Diverged`` when the loss of an epoch is
+    no number; the checkpoint is then that of the epoch before.
     """
     device = _device(model)
     if device.type == "cpu":
@@ -113,24 +115,45 @@ def train_test(
     rows = _load_checkpoint(checkpoint, parts, device) if checkpoint and Path(checkpoint).exists() else []
     if len(rows) == epochs:  # stopped after the last epoch, before anyone saw the result
         progress(rows, epochs)
-    for epoch in range(len(rows), epochs):
-        if hasattr(train_loader, "set_epoch"):
-            train_loader.set_epoch(epoch)
-        start = time.perf_counter()
-        steps, *met = train_epoch(model, optimizer, train_loader, scheduler, criterion, averaged)
-        row = dict(zip(HISTORY_COLUMNS, [epoch + 1, met[0], time.perf_counter() - start, *met[1:], *_UNTESTED], strict=True))
-        if epoch == 0 or (epoch + 1) % test_every == 0 or epoch + 1 == epochs:
-            test = evaluate(tested, test_loader, mirror=mirror_test)
-            row |= {"test_loss": test.loss, "test_accuracy": test.accuracy, "test_information": test.information}
-            if steps * (epoch + 1) >= _STEPS_TO_LEARN:
-                row["collapsed"] = _guard(tested, test_loader, test, met[0], rows)
-        rows.append(row | maximum_binding(optimizer))
-        if checkpoint:
-            _save_checkpoint(checkpoint, parts, rows)
-        progress(rows, epochs)
+    with _interruption_told(rows, epochs, checkpoint):
+        for epoch in range(len(rows), epochs):
+            if hasattr(train_loader, "set_epoch"):
+                train_loader.set_epoch(epoch)
+            start = time.perf_counter()
+            steps, *met = train_epoch(model, optimizer, train_loader, scheduler, criterion, averaged)
+            if not math.isfinite(met[1]):
+                kept = f"контрольная точка эпохи {epoch} цела" if checkpoint and epoch else "сохранять было нечего"
+                raise Diverged(f"В эпоху {epoch + 1} потери стали {met[1]}: уменьшите lr (сейчас {met[0]:.2g}) или удлините warmup; {kept}.")
+            row = dict(zip(HISTORY_COLUMNS, [epoch + 1, met[0], time.perf_counter() - start, *met[1:], *_UNTESTED], strict=True))
+            if epoch == 0 or (epoch + 1) % test_every == 0 or epoch + 1 == epochs:
+                test = evaluate(tested, test_loader, mirror=mirror_test)
+                row |= {"test_loss": test.loss, "test_accuracy": test.accuracy, "test_information": test.information}
+                if steps * (epoch + 1) >= _STEPS_TO_LEARN:
+                    row["collapsed"] = _guard(tested, test_loader, test, met[0], rows)
+            row |= maximum_binding(optimizer)
+            if checkpoint:
+                _save_checkpoint(checkpoint, parts, [*rows, row])
+            rows.append(row)
+            progress(rows, epochs)
     if averaged:
         model.load_state_dict(averaged.module.state_dict())
     return pd.DataFrame(rows)
+
+
+@contextmanager
+def _interruption_told(rows: list[dict], epochs: int, checkpoint: str | Path | None) -> Iterator[None]:
+    """Says in one line what Ctrl-C leaves and how to go on; tells what to lower when memory has run out."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = f"сохранено эпох {len(rows)} из {epochs}, тот же вызов продолжит с них" if checkpoint and rows else "сохранённых эпох нет"
+        print(f"Остановлено: {kept}.", flush=True)
+        raise
+    except (MemoryError, RuntimeError) as error:
+        full = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
+        if not full:
+            raise
+        raise LabError("Не хватило памяти: уменьшите batch_size, затем image_size, или обучайте меньше сетей сразу.") from None
 
 
 def _guard(model: nn.Module, loader: Loader, test: Evaluation, lr: float, rows: list[dict]) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import stats
 
 from labnn.compare import (
@@ -21,7 +22,7 @@ from labnn.compare import (
     sign_flip_p,
 )
 from labnn.errors import LabError
-from labnn.experiment import Experiment, Run
+from labnn.experiment import OPTIMIZERS, Experiment, Run
 from labnn.tables import answer_to_original, maximum_words, other_differences, rate_against_optimizer, rates_table, stability, summary_table, verdict
 from labnn.train import HISTORY_COLUMNS
 
@@ -187,6 +188,27 @@ def test_maximum_is_told_at_its_strongest_and_at_the_end():
     text = maximum_words([replace(run, history=run.history.assign(**bound)), finished("adam", 0, 0.5)])
     assert "в эпоху 1: он выше v у 80 % весов, медиана множителя шага 0,60 (у средних 80 % весов от 0,30 до 0,90)" in text
     assert "В последней эпохе он выше v у 40 % весов, медиана множителя шага 0,90" in text
+
+
+def exploding(weights, lr: float, decay: float) -> torch.optim.Optimizer:
+    """Stochastic gradient descent that a large learning rate blows up at its first step."""
+    optimizer = torch.optim.SGD(weights, lr)
+    if lr > 0.005:
+        optimizer.register_step_post_hook(lambda sgd, *_: [weight.data.mul_(1e38) for weight in sgd.param_groups[0]["params"]])
+    return optimizer
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_rate_that_diverges_is_left_out_of_the_choice(minicars, tmp_path, monkeypatch, capsys, processes):
+    monkeypatch.setitem(OPTIMIZERS, "exploding", exploding)
+    protocol = Protocol(Experiment(epochs=2, image_size=32, batch_size=128), ("adam", "exploding"), (1e-3, 1e-2), seeds=1)
+    tuning = protocol.tune(minicars, tmp_path / "runs", cache_dir=tmp_path / "cache", processes=processes)
+    assert len(tuning) == 3 and best_rates(tuning)["exploding"] == 1e-3
+    assert rates_table(tuning)["exploding, %"].tolist()[1] == "расходится"
+    assert "потери стали nan: уменьшите lr" in capsys.readouterr().out
+    hopeless = replace(protocol, grid=(1e-2,))
+    with pytest.raises(LabError, match="со всеми скоростями"):
+        hopeless.tune(minicars, tmp_path / "runs", cache_dir=tmp_path / "cache", processes=processes)
 
 
 def test_tuned_runs_are_comparable_but_a_grid_is_taken_apart_by_its_rates():

@@ -58,6 +58,14 @@ def test_readme_states_the_figures_of_the_recorded_runs(name):
     assert stated.strip() == readme_tables()[name]
 
 
+def test_every_promise_names_tests_that_exist():
+    promises = README.split("## Что обещано")[1].split("\n## ")[0]
+    named = re.findall(r"`(test_\w+)`", promises)
+    written = "".join(path.read_text(encoding="utf-8") for path in (PROJECT / "tests").glob("test_*.py"))
+    assert len(named) >= 10 and not [name for name in named if f"def {name}(" not in written]
+    assert all("`test_" in row for row in promises.splitlines()[4:] if row.startswith("|"))
+
+
 def test_report_draws_the_story_that_the_readme_shows(tmp_path):
     drawn = {path.relative_to(tmp_path).as_posix() for path in write_studies(PROJECT / "data" / "runs", tmp_path) if path.suffix == ".png"}
     comparison = {f"comparison/{name}.png" for name in ("curves", "answer", "maximum")}
