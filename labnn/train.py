@@ -115,7 +115,7 @@ def train_test(
     rows = _load_checkpoint(checkpoint, parts, device) if checkpoint and Path(checkpoint).exists() else []
     if len(rows) == epochs:  # stopped after the last epoch, before anyone saw the result
         progress(rows, epochs)
-    with _interruption_told(rows, epochs, checkpoint):
+    with _ends_told(rows, epochs, checkpoint):
         for epoch in range(len(rows), epochs):
             if hasattr(train_loader, "set_epoch"):
                 train_loader.set_epoch(epoch)
@@ -141,14 +141,18 @@ def train_test(
 
 
 @contextmanager
-def _interruption_told(rows: list[dict], epochs: int, checkpoint: str | Path | None) -> Iterator[None]:
-    """Says in one line what Ctrl-C leaves and how to go on; tells what to lower when memory has run out."""
+def _ends_told(rows: list[dict], epochs: int, checkpoint: str | Path | None) -> Iterator[None]:
+    """Says in one line what Ctrl-C leaves and how to go on; what to lower when memory has run out, or to raise for batch norm."""
     try:
         yield
     except KeyboardInterrupt:
         kept = f"сохранено эпох {len(rows)} из {epochs}, тот же вызов продолжит с них" if checkpoint and rows else "сохранённых эпох нет"
         print(f"Остановлено: {kept}.", flush=True)
         raise
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise LabError("Пакетной нормализации мало одного снимка в пакете: увеличьте batch_size или image_size.") from None
     except (MemoryError, RuntimeError) as error:
         full = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
         if not full:
@@ -182,14 +186,9 @@ def train_epoch(
     steps, lr = 0, optimizer.param_groups[0]["lr"]
     model.train()
     for images, labels in _on_device(loader, device):
-        try:
-            with autocast(device):
-                logits = model(images)
-                loss = criterion(logits, labels)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise LabError(f"Пакетной нормализации мало одного снимка {tuple(images.shape[2:])}: увеличьте batch_size или image_size.") from None
+        with autocast(device):
+            logits = model(images)
+            loss = criterion(logits, labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
