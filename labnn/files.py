@@ -32,12 +32,13 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 def alone(path: str | Path, words: str) -> Iterator[None]:
     """Holds the block while another process is in the same one for ``path``; says so in ``words`` before it waits.
 
-    The lock is the system's (``path``.lock): a process that is killed gives it back.
+    The lock is the system's, on an empty file in the folder "locks" beside ``path``: a process that is killed gives it back.
     """
     path = Path(path)
     with told(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_name(path.name + ".lock"))
+        locks = path.parent / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(locks / f"{path.name}.lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:

@@ -79,7 +79,8 @@ def test_ctrl_c_says_what_is_saved_and_how_to_go_on(tiny_root, tmp_path):
     small = ["--epochs", "3000", "--image-size", "32", "--batch-size", "8", "--device", "cpu"]
     command = [sys.executable, "-m", "labnn", "train", "--data", tiny_root, "--out", tmp_path / "runs", "--cache", tmp_path / "cache", *small]
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "encoding": "utf-8"}
-    process = subprocess.Popen([str(word) for word in command], cwd=PROJECT, **output)
+    listens = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731  a background job begins deaf to it
+    process = subprocess.Popen([str(word) for word in command], cwd=PROJECT, preexec_fn=listens, **output)
     while "Эпоха 3," not in process.stdout.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
