@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="устройство: cpu, cuda, cuda:1")
     train.add_argument("--crop-to-box", action=argparse.BooleanOptionalAction, default=True, help="кадрировать по рамке из разметки")
     train.add_argument("--skip-missing", action="store_true", help="пропускать снимки, которых нет в папке")
-    _add_settings(train, [field.name for field in fields(Experiment)])
+    _add_settings(train)
 
     compare = commands.add_parser("compare", help="сравнить оптимизаторы: подобрать скорости, повторить с зёрнами", formatter_class=formatter)
     compare.add_argument("--data", required=True, type=Path, help="корень набора данных")
@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     places = [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
     compare.add_argument("--devices", nargs="+", default=places, metavar="X", help="устройства: cpu или cuda:0 cuda:1 …")
     compare.add_argument("--processes", default="auto", help="сколько сетей обучать одновременно; auto — измерить, сколько быстрее")
-    _add_settings(compare, [field.name for field in fields(Experiment) if field.name not in ("optimizer", "lr", "seed")])
+    _add_settings(compare, without=("optimizer", "lr", "seed"))
 
     study = commands.add_parser("study", help="обучить все сети опыта: по одной правке и вместе", formatter_class=formatter)
     study.add_argument("name", choices=STUDIES, metavar="ОПЫТ", help=f"один из {', '.join(STUDIES)}")
@@ -114,10 +114,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_settings(parser: argparse.ArgumentParser, names: list[str]) -> None:
-    """A flag for each of the fields ``names`` of ``Experiment``."""
+def _add_settings(parser: argparse.ArgumentParser, without: tuple[str, ...] = ()) -> None:
+    """A flag for each field of ``Experiment``, ``without`` some."""
     for field in fields(Experiment):
-        if field.name in names:
+        if field.name not in without:
             numeric = float if field.default is None else type(field.default)
             kind = {"action": argparse.BooleanOptionalAction} if isinstance(field.default, bool) else {"type": numeric, "metavar": "X"}
             parser.add_argument(f"--{field.name.replace('_', '-')}", default=field.default, help=_HELP[field.name], **kind)

@@ -117,19 +117,12 @@ def train_test(
         progress(rows, epochs)
     with _ends_told(rows, epochs, checkpoint):
         for epoch in range(len(rows), epochs):
-            if hasattr(train_loader, "set_epoch"):
-                train_loader.set_epoch(epoch)
-            start = time.perf_counter()
-            steps, *met = train_epoch(model, optimizer, train_loader, scheduler, criterion, averaged)
-            if not math.isfinite(met[1]):
-                kept = f"контрольная точка эпохи {epoch} цела" if checkpoint and epoch else "сохранять было нечего"
-                raise Diverged(f"В эпоху {epoch + 1} потери стали {met[1]}: уменьшите lr (сейчас {met[0]:.2g}) или удлините warmup; {kept}.")
-            row = dict(zip(HISTORY_COLUMNS, [epoch + 1, met[0], time.perf_counter() - start, *met[1:], *_UNTESTED], strict=True))
+            steps, row = _train_row(epoch, checkpoint, model, optimizer, train_loader, scheduler, criterion, averaged)
             if epoch == 0 or (epoch + 1) % test_every == 0 or epoch + 1 == epochs:
                 test = evaluate(tested, test_loader, mirror=mirror_test)
                 row |= {"test_loss": test.loss, "test_accuracy": test.accuracy, "test_information": test.information}
                 if steps * (epoch + 1) >= _STEPS_TO_LEARN:
-                    row["collapsed"] = _guard(tested, test_loader, test, met[0], rows)
+                    row["collapsed"] = _guard(tested, test_loader, test, row["lr"], rows)
             row |= maximum_binding(optimizer)
             if checkpoint:
                 _save_checkpoint(checkpoint, parts, [*rows, row])
@@ -138,6 +131,18 @@ def train_test(
     if averaged:
         model.load_state_dict(averaged.module.state_dict())
     return pd.DataFrame(rows)
+
+
+def _train_row(epoch: int, checkpoint: str | Path | None, model: nn.Module, optimizer: Optimizer, loader: Loader, *rest) -> tuple[int, dict]:
+    """Steps of ``train_epoch`` number ``epoch``, from 0, and its row of the history, not yet tested."""
+    if hasattr(loader, "set_epoch"):
+        loader.set_epoch(epoch)
+    start = time.perf_counter()
+    steps, lr, loss, accuracy = train_epoch(model, optimizer, loader, *rest)
+    if not math.isfinite(loss):
+        kept = f"контрольная точка эпохи {epoch} цела" if checkpoint and epoch else "сохранять было нечего"
+        raise Diverged(f"В эпоху {epoch + 1} потери стали {loss}: уменьшите lr (сейчас {lr:.2g}) или удлините warmup; {kept}.")
+    return steps, dict(zip(HISTORY_COLUMNS, [epoch + 1, lr, time.perf_counter() - start, loss, accuracy, *_UNTESTED], strict=True))
 
 
 @contextmanager
