@@ -62,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="КОМАНДА", parser_class=_Parser)
     formatter = argparse.ArgumentDefaultsHelpFormatter
 
+    download = commands.add_parser("download", help="скачать Stanford Cars из Hugging Face или Kaggle", formatter_class=formatter)
+    download.add_argument("--data", type=Path, default=Path("data/stanford_cars"), help="папка, в которой появится набор, около 2 ГБ")
+
     train = commands.add_parser("train", help="обучить одну сеть и записать прогон", formatter_class=formatter)
     train.add_argument("--data", required=True, type=Path, help="корень набора данных")
     train.add_argument("--out", type=Path, default=Path("data/runs"), help="папка записей: прогон ляжет в папку внутри неё")
@@ -121,6 +124,12 @@ def _add_settings(parser: argparse.ArgumentParser, without: tuple[str, ...] = ()
             numeric = float if field.default is None else type(field.default)
             kind = {"action": argparse.BooleanOptionalAction} if isinstance(field.default, bool) else {"type": numeric, "metavar": "X"}
             parser.add_argument(f"--{field.name.replace('_', '-')}", default=field.default, help=_HELP[field.name], **kind)
+
+
+def _download(arguments: argparse.Namespace) -> None:
+    from labnn.download import download  # here: the clients take half a second to load
+
+    download(arguments.data)
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -255,6 +264,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         parsed = _parser().parse_args(arguments)
         {
+            "download": _download,
             "train": _train,
             "compare": _compare,
             "study": _study,
@@ -267,7 +277,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("Остановлено; та же команда продолжит с последней законченной эпохи.", file=sys.stderr)
+        print("Остановлено; та же команда продолжит с сохранённого.", file=sys.stderr)
         return 130
     return 0
 

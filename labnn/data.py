@@ -1,10 +1,9 @@
-"""Files to labelled images: the data set on disk, in the layout of ``torchvision.datasets.StanfordCars``."""
+"""Files to labelled images: the data set on disk."""
 
 import copy
 import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +13,8 @@ from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 
 from labnn.errors import LabError
-from labnn.matfile import MatError, read_mat
-
-_BOX = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
+from labnn.files import readable
+from labnn.layouts import Listing, find_dataset, read_annotations
 
 
 class CarModelsDataset(Dataset):
@@ -24,7 +22,7 @@ class CarModelsDataset(Dataset):
 
     An item is ``(transform(image), label)``: a ``PIL.Image`` in RGB, cropped to its bounding box with ``crop_to_box``, and
     the class index from 0. ``labels`` is int64 ``(n,)``; ``boxes`` int64 ``(n, 4)``: x1, y1, x2, y2 in pixels from 1, both
-    ends inside, as in the files; ``paths`` has n paths.
+    ends inside, as in the files, or None where a layout has none; ``paths`` has n paths.
 
     Raises ``LabError``: annotations absent, unreadable or empty, without labels, a label outside ``class_names``, a file name that
     leads out of ``images_dir`` or occurs twice, an image that is absent (unless ``missing="skip"``) or cannot be decoded.
@@ -40,26 +38,23 @@ class CarModelsDataset(Dataset):
         crop_to_box: bool = False,
         missing: str = "error",
     ):
-        annotations_file, images_dir = Path(annotations_file), Path(images_dir)
-        records = _load_mat(annotations_file, "annotations")
-        if not isinstance(records, dict) or not {"class", "fname", *_BOX} <= set(records):
-            raise LabError(
-                f"В файле разметки {annotations_file} нет полей class, fname и bbox_*: "
-                "возьмите файл с метками (для теста — cars_test_annos_withlabels.mat)."
-            )
-        if not records["fname"]:
-            raise LabError(f"В файле разметки {annotations_file} нет ни одного снимка: скачайте его заново.")
-        self.labels = _integers(records, "class", annotations_file) - 1
-        self.boxes = np.stack([_integers(records, field, annotations_file) for field in _BOX], axis=1)
-        names = records["fname"]
-        _check_labels(self.labels, names, class_names, annotations_file)
-        _check_names(names, annotations_file)
-        present = _present_images(names, images_dir, missing)
-        self.labels, self.boxes = self.labels[present], self.boxes[present]
-        self.images_dir = images_dir
-        self.paths = [images_dir / names[index] for index in present]
+        self._take(read_annotations(Path(annotations_file), Path(images_dir), class_names), transform, crop_to_box, missing)
+
+    @classmethod
+    def of(cls, listing: Listing, transform: Callable | None = None, *, crop_to_box: bool = False, missing: str = "error") -> "CarModelsDataset":
+        """The photos of ``listing``; without boxes there they stay whole, and ``crop_to_box`` of the data set is False."""
+        dataset = cls.__new__(cls)
+        dataset._take(listing, transform, crop_to_box, missing)
+        return dataset
+
+    def _take(self, listing: Listing, transform: Callable | None, crop_to_box: bool, missing: str) -> None:
+        present = _present_images(listing, missing)
+        self.labels = listing.labels[present]
+        self.boxes = None if listing.boxes is None else listing.boxes[present]
+        self.paths = [listing.images_dir / listing.names[index] for index in present]
+        self.origin = listing.origin
         self.transform = transform
-        self.crop_to_box = crop_to_box
+        self.crop_to_box = crop_to_box and self.boxes is not None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -71,7 +66,8 @@ class CarModelsDataset(Dataset):
     def subset(self, indices: Sequence[int]) -> "CarModelsDataset":
         """The photos ``indices``, in that order, as a data set of their own."""
         part = copy.copy(self)
-        part.labels, part.boxes = self.labels[indices], self.boxes[indices]
+        part.labels = self.labels[indices]
+        part.boxes = None if self.boxes is None else self.boxes[indices]
         part.paths = [self.paths[index] for index in indices]
         return part
 
@@ -104,8 +100,8 @@ class CarsData(NamedTuple):
     @property
     def name(self) -> str:
         """The name of the data set's folder, with "-validation" where the test photos come from the training part."""
-        folder = self.train.images_dir.resolve()
-        return folder.parent.name + ("-validation" if folder == self.test.images_dir.resolve() else "")
+        name, part = self.train.origin
+        return name + ("-validation" if self.test.origin[1] == part else "")
 
     def validation(self, share: float = 0.15, seed: int = 0) -> "CarsData":
         """The training part cut in two, ``share`` of every class for the second, which stands where the test part stood.
@@ -142,20 +138,18 @@ class CarsData(NamedTuple):
 
 
 def open_dataset(root: str | Path, transform: Callable | None = None, *, crop_to_box: bool = False, missing: str = "error") -> CarsData:
-    """Opens ``root`` (or ``root/stanford_cars``, which torchvision calls by its parent) in torchvision's layout.
+    """Opens the data set in ``root``, in any of the layouts of ``layouts.find_dataset``.
 
-    Reads the annotations and lists the folders; opens no image. Raises ``LabError`` as ``CarModelsDataset`` does.
+    Reads the annotations and lists the folders; opens no image. Says so in a line where boxes are asked for and the layout has none.
+    Raises ``LabError`` as ``CarModelsDataset`` does, and where there is no data set.
     """
-    root = Path(root)
-    if not (root / "devkit").is_dir() and (root / "stanford_cars" / "devkit").is_dir():
-        root = root / "stanford_cars"
-    if not (root / "devkit").is_dir():
-        raise LabError(f"В папке {root} нет набора данных (папки devkit): укажите корень набора или положите его туда, как описано в README.")
-    class_names = _class_names(root / "devkit" / "cars_meta.mat")
-    options = {"class_names": class_names, "crop_to_box": crop_to_box, "missing": missing}
-    train = CarModelsDataset(root / "devkit" / "cars_train_annos.mat", root / "cars_train", transform, **options)
-    test = CarModelsDataset(root / "cars_test_annos_withlabels.mat", root / "cars_test", transform, **options)
-    return CarsData(train, test, class_names)
+    with readable(root):
+        train, test, class_names = find_dataset(Path(root))
+        options = {"transform": transform, "crop_to_box": crop_to_box, "missing": missing}
+        data = CarsData(CarModelsDataset.of(train, **options), CarModelsDataset.of(test, **options), class_names)
+    if crop_to_box and train.boxes is None:
+        print(f"Рамок в наборе {root} нет: снимки берутся целиком.", flush=True)
+    return data
 
 
 class ChanceLevels(NamedTuple):
@@ -184,67 +178,18 @@ def _rgb(image: Image.Image) -> Image.Image:
     return (image.convert("RGBA") if "transparency" in image.info else image).convert("RGB")
 
 
-def _integers(records: dict[str, list], field: str, file: Path) -> np.ndarray:
-    """The numbers in a field of the annotations, int64 ``(n,)``."""
-    try:
-        values = np.array(records[field], dtype=float)
-        if values.ndim != 1 or not all(isinstance(value, (int, float)) for value in records[field]):
-            raise ValueError(f"{field} не число")
-        if (wrong := (values != np.trunc(values)) | (abs(values) > 2**31)).any():  # true of NaN too
-            raise ValueError(f"{field} = {values[wrong][0]}")
-        return values.astype(np.int64)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise LabError(f"В файле разметки {file} класс или рамка не целое число ({error}): исправьте его или скачайте заново.") from None
-
-
 def _share_of(count: int, share: float) -> int:
     return min(round(count * share), count - 1)
 
 
-def _load_mat(path: Path, name: str) -> Any:
-    if not path.is_file():
-        raise LabError(f"Нет файла разметки {path}: проверьте корень набора и докачайте файл.")
-    try:
-        content = read_mat(path)
-    except NotImplementedError:
-        raise LabError(f"Файл разметки {path} записан как MATLAB v7.3: возьмите официальный файл или сохраните его в MATLAB с ключом -v7.") from None
-    except (OSError, MatError) as error:
-        raise LabError(f"Файл разметки {path} не читается как .mat ({error}): скачайте его заново.") from None
-    if name not in content:
-        raise LabError(f"В файле {path} нет переменной {name}: это не файл разметки Stanford Cars, скачайте его заново.")
-    return content[name]
-
-
-def _class_names(file: Path) -> list[str]:
-    names = _load_mat(file, "class_names")
-    names = [names] if isinstance(names, str) else names
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
-        raise LabError(f"В файле {file} названия классов должны быть строками, непустыми и разными: скачайте его заново.")
-    return names
-
-
-def _check_labels(labels: np.ndarray, names: list[str], class_names: Sequence[str] | None, file: Path) -> None:
-    limit = len(class_names) if class_names is not None else np.inf
-    wrong = np.flatnonzero((labels < 0) | (labels >= limit))
-    if wrong.size:
-        allowed = f"от 1 до {limit}" if class_names is not None else "от 1"
-        found = f"у снимка {names[wrong[0]]} класс {labels[wrong[0]] + 1}, а должен быть {allowed}"
-        raise LabError(f"В файле {file} {found}: исправьте разметку или список классов.")
-
-
-def _check_names(names: list[str], file: Path) -> None:
-    for name in names:
-        if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\\0"):
-            raise LabError(f"В файле {file} имя снимка {name!r} ведёт за пределы папки снимков: исправьте его или скачайте разметку заново.")
-    if repeated := [name for name, count in Counter(names).items() if count > 1]:
-        raise LabError(f"В файле {file} снимок {repeated[0]} описан дважды (таких снимков: {len(repeated)}): оставьте по одной записи на снимок.")
-
-
-def _present_images(names: list[str], images_dir: Path, missing: str) -> list[int]:
+def _present_images(listing: Listing, missing: str) -> list[int]:
     if missing not in ("error", "skip"):
         raise LabError(f"Неизвестное значение missing={missing!r}: выберите error или skip.")
+    images_dir, names = listing.images_dir, listing.names
     if not images_dir.is_dir():
         raise LabError(f"Нет папки снимков {images_dir}: проверьте корень набора и распакуйте туда снимки.")
+    if any("/" in name for name in names):
+        return list(range(len(names)))  # listed from the disk a moment ago
     files = {entry.name for entry in os.scandir(images_dir)}
     present = [index for index, name in enumerate(names) if name in files]
     absent = len(names) - len(present)

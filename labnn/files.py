@@ -56,6 +56,21 @@ def told(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if is_full(error):
             raise LabError(f"Файл {path} не помещается на диск: освободите место и повторите, записанное раньше цело.") from None
         raise LabError(f"Нельзя записать {path} ({error.strerror or error}): укажите другую папку или разрешите в неё запись.") from None
+
+
+def is_full(error: Exception) -> bool:
+    """Whether the system says by ``error`` that a disk or a quota is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def readable(path: str | Path) -> Iterator[None]:
+    """Turns what the system says of reading in ``path`` into our sentence, a ``LabError``."""
+    try:
+        yield
+    except OSError as error:
+        place = error.filename or path
+        raise LabError(f"Нельзя прочитать {place} ({error.strerror or error}): разрешите чтение или укажите другую папку.") from None

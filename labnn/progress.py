@@ -45,12 +45,17 @@ def print_progress(rows: list[dict], epochs: int) -> None:
         print(f"Тестовая точность: {row['test_accuracy']:.2%}", flush=True)
 
 
-def print_decoding(done: int, total: int) -> None:
+def print_decoding(done: int, total: int, title: str = "Декодирование") -> None:
     """Shows in a terminal, on one line, how many images are decoded; nothing where the output goes to a file."""
     if sys.stderr.isatty():
         filled = 30 * done // total
-        line = f"\rДекодирование [{'#' * filled}{'.' * (30 - filled)}] {done} из {total}"
+        line = f"\r{title} [{'#' * filled}{'.' * (30 - filled)}] {done} из {total}"
         print(line, end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+
+def print_download(done: int, total: int) -> None:
+    """``print_decoding`` for bytes that come from the network, in megabytes."""
+    print_decoding(done // 10**6, total // 10**6, "Скачивание, МБ")
 
 
 class LiveDecoding:
@@ -61,6 +66,13 @@ class LiveDecoding:
 
     def __call__(self, done: int, total: int) -> None:
         _update(self._handle, f"Декодировано снимков: {done} из {total}")
+
+
+class LiveDownload(LiveDecoding):
+    """``print_download`` for a notebook."""
+
+    def __call__(self, done: int, total: int) -> None:
+        _update(self._handle, f"Скачано МБ: {done // 10**6} из {total // 10**6}")
 
 
 class LiveProgress:

@@ -1,0 +1,97 @@
+"""Local stand-ins of Hugging Face and Kaggle on 127.0.0.1: they speak just enough of both protocols for the real clients to download from."""
+
+import hashlib
+import http.server
+import json
+import re
+import threading
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Mirror:
+    """What the server holds, how it misbehaves, and what it was asked.
+
+    ``files`` are Hugging Face's by path, ``archives`` and ``single`` Kaggle's: a data set's archive by handle, one file by handle and path.
+    ``drop_after`` cuts every answer after so many bytes; ``dead_after`` lets no more than so many bytes through in all; ``lie`` is added to
+    the size of a file that is told beforehand.
+    """
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    archives: dict[str, bytes] = field(default_factory=dict)
+    single: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    drop_after: int | None = None
+    dead_after: int | None = None
+    lie: int = 0
+    asked: list[str] = field(default_factory=list)
+    sent: int = 0
+    address: str = ""
+
+    def __enter__(self) -> "Mirror":
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"mirror": self}))
+        self.address = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    mirror: Mirror
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self._file(send=False)
+
+    def do_GET(self) -> None:
+        self._file(send=True)
+
+    def do_POST(self) -> None:
+        """Kaggle's interface: the version of a data set, and its archive or one file of it."""
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        handle = f"{request['ownerSlug']}/{request['datasetSlug']}"
+        if self.path.endswith("GetDataset") and (handle in self.mirror.archives or any(owner == handle for owner, _ in self.mirror.single)):
+            self._answer(json.dumps({"currentVersionNumber": 1}).encode(), {"Content-Type": "application/json"})
+        elif self.path.endswith("DownloadDataset") and (content := self._kaggle(handle, request.get("fileName"))) is not None:
+            self._answer(content, {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes"})
+        else:
+            self._answer(b"", status=404)
+
+    def _kaggle(self, handle: str, file: str | None) -> bytes | None:
+        return self.mirror.single.get((handle, file)) if file else self.mirror.archives.get(handle)
+
+    def _file(self, send: bool) -> None:
+        """Hugging Face's interface: ``/datasets/OWNER/NAME/resolve/REVISION/PATH``."""
+        match = re.fullmatch(r"/datasets/[^/]+/[^/]+/resolve/([0-9a-f]{40})/(.+)", self.path)
+        content = self.mirror.files.get(match[2]) if match else None
+        if content is None:
+            return self._answer(b"", status=404, send=send)
+        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": match[1], "Accept-Ranges": "bytes"}
+        if not send:
+            headers["X-Linked-Size"] = str(len(content) + self.mirror.lie)
+        self._answer(content, headers, send=send)
+
+    def _answer(self, content: bytes, headers: dict[str, str] | None = None, status: int = 200, send: bool = True) -> None:
+        wanted = self.headers.get("Range")
+        self.mirror.asked.append(f"{self.command} {self.path}" + (f" {wanted}" if wanted else ""))
+        if wanted and status == 200:
+            start = int(re.match(r"bytes=(\d+)-", wanted)[1])
+            headers = (headers or {}) | {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
+            content, status = content[start:], 206
+        self.send_response(status)
+        for name, value in ((headers or {}) | {"Content-Length": str(len(content))}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if not send:
+            return
+        limits = [self.mirror.drop_after, None if self.mirror.dead_after is None else max(self.mirror.dead_after - self.mirror.sent, 0)]
+        part = content[: min((limit for limit in limits if limit is not None), default=len(content))]
+        self.mirror.sent += len(part)
+        self.wfile.write(part)
+        if len(part) < len(content):
+            self.close_connection = True
+
+    def log_message(self, *_) -> None:
+        pass

@@ -1,0 +1,208 @@
+"""Every layout in which people have Stanford Cars is read as it lies, with the official labels."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+import scipy.io
+from conftest import MINICARS
+
+from labnn.__main__ import main
+from labnn.data import open_dataset
+from labnn.errors import LabError
+from labnn.layouts import official_classes
+
+TEST_FILE = "cars_test_annos_withlabels.mat"
+
+
+def torchvision(root):
+    """The layout that the fixture has."""
+
+
+def kaggle_nested(root):
+    """As ``eduardo4jesus/stanford-cars-dataset`` unpacks."""
+    for part in ("cars_train", "cars_test"):
+        (root / part).rename(root / "photos")
+        (root / part).mkdir()
+        (root / "photos").rename(root / part / part)
+    (root / "car_devkit").mkdir()
+    (root / "devkit").rename(root / "car_devkit" / "devkit")
+    (root / TEST_FILE).rename(root / "cars_test_annos_withlabels (1).mat")
+
+
+def labels_in_devkit(root):
+    (root / TEST_FILE).rename(root / "devkit" / TEST_FILE)
+    (root / "devkit").rename(root / "car_devkit")
+
+
+def single_file(root):
+    """``cars_annos.mat`` lists both parts, all photos lie in ``car_ims``."""
+    (root / "car_ims").mkdir()
+    records, number = [], 0
+    for file, folder, in_test in ((root / "devkit/cars_train_annos.mat", "cars_train", 0), (root / TEST_FILE, "cars_test", 1)):
+        for record in scipy.io.loadmat(file)["annotations"][0]:
+            number += 1
+            (root / folder / record["fname"].item()).rename(root / "car_ims" / f"{number:06d}.jpg")
+            box = [int(record[f"bbox_{edge}"].item()) for edge in ("x1", "y1", "x2", "y2")]
+            records.append((f"car_ims/{number:06d}.jpg", *box, int(record["class"].item()), in_test))
+    fields = ["relative_im_path", "bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "test"]
+    annotations = np.empty((1, len(records)), dtype=[(field, object) for field in fields])
+    for index, record in enumerate(records):
+        annotations[0, index] = record
+    names = scipy.io.loadmat(root / "devkit/cars_meta.mat")["class_names"]
+    shutil.rmtree(root / "devkit")
+    scipy.io.savemat(root / "cars_annos.mat", {"annotations": annotations, "class_names": names})
+
+
+@pytest.mark.parametrize("arrange", [torchvision, kaggle_nested, labels_in_devkit, single_file])
+def test_the_same_photos_labels_and_boxes_come_out_of_every_layout(arrange, tiny_root):
+    expected = open_dataset(tiny_root, crop_to_box=True)
+    pictures = [[part.image(index).tobytes() for index in range(len(part))] for part in expected[:2]]
+    arrange(tiny_root)
+    found = open_dataset(tiny_root, crop_to_box=True)
+    assert found.class_names == expected.class_names and found.name == "tiny"
+    for part, before, images in zip(found[:2], expected[:2], pictures, strict=True):
+        assert part.labels.tolist() == before.labels.tolist() and part.boxes.tolist() == before.boxes.tolist()
+        assert [part.image(index).tobytes() for index in range(len(part))] == images
+    assert found.validation(0.5).name == "tiny-validation"
+
+
+@pytest.mark.parametrize("around", ["stanford_cars", "archive", "versions/1"])
+def test_a_folder_around_the_data_set_is_looked_into(around, tiny_root, tmp_path):
+    place = tmp_path / "outer" / around
+    place.parent.mkdir(parents=True)
+    tiny_root.rename(place)
+    assert open_dataset(tmp_path / "outer").fingerprint() == open_dataset(place).fingerprint()
+
+
+def class_folders(root, train: dict[str, int], test: dict[str, int] | None = None):
+    """Copies so many embedded photos into a folder of each class."""
+    photos = iter(sorted((MINICARS / "cars_train").iterdir()))
+    for part, counts in (("train", train), ("test", test or train)):
+        for name, count in counts.items():
+            (root / part / name).mkdir(parents=True)
+            for _ in range(count):
+                shutil.copy(next(photos), root / part / name)
+    return root
+
+
+# The slash of the last class cannot stand in a folder's name: people have it replaced, dropped, or as two folders.
+@pytest.mark.parametrize(
+    "ram", ["Ram C-V Cargo Van Minivan 2012", "Ram C_V Cargo Van Minivan 2012", "Ram CV Cargo Van Minivan 2012", "Ram C/V Cargo Van Minivan 2012"]
+)
+def test_class_folders_get_the_official_order(ram, tmp_path):
+    names = ["Acura Integra Type R 2001", "Acura RL Sedan 2012", "AM General Hummer SUV 2000", ram]
+    data = open_dataset(class_folders(tmp_path, dict.fromkeys(names, 2)))
+    assert data.class_names == ["AM General Hummer SUV 2000", "Acura RL Sedan 2012", "Acura Integra Type R 2001", "Ram C/V Cargo Van Minivan 2012"]
+    for path, label in zip(data.train.paths, data.train.labels, strict=True):
+        folder = path.relative_to(tmp_path / "train").parent.as_posix()
+        assert names.index(folder) == [2, 1, 0, 3][label]
+
+
+def test_folders_of_all_official_classes_give_the_official_labels(tmp_path):
+    names = official_classes().class_names
+    photo = (MINICARS / "cars_train" / "00001.jpg").read_bytes()
+    for part in ("train", "test"):
+        for name in names:
+            (tmp_path / part / name.replace("/", "-")).mkdir(parents=True)
+            (tmp_path / part / name.replace("/", "-") / "1.jpg").write_bytes(photo)
+    data = open_dataset(tmp_path)
+    assert data.class_names == names and len(names) == 196
+    for path, label in zip(data.test.paths, data.test.labels, strict=True):
+        assert path.parent.name == names[label].replace("/", "-")
+
+
+def test_folders_of_other_classes_are_taken_by_name(tmp_path):
+    data = open_dataset(class_folders(tmp_path / "pets", {"кошки": 3, "dogs and puppies": 2}))
+    assert data.class_names == ["dogs and puppies", "кошки"] and data.name == "pets"
+    assert np.bincount(data.train.labels).tolist() == [2, 3]
+
+
+def test_class_folders_have_no_boxes_and_say_so(tmp_path, capsys):
+    data = open_dataset(class_folders(tmp_path, {"a": 2, "b": 2}), crop_to_box=True)
+    assert "Рамок в наборе" in capsys.readouterr().out
+    assert data.train.boxes is None and not data.describe()["crop_to_box"]
+    assert data.train.image(0).size == open_dataset(MINICARS).train.image(0).size
+
+
+def test_a_network_trains_on_class_folders(tmp_path, capsys):
+    root = class_folders(tmp_path / "set", {"a": 8, "b": 8}, {"a": 2, "b": 2})
+    small = ["--epochs", "1", "--image-size", "32", "--batch-size", "8", "--device", "cpu"]
+    assert main(["train", "--data", str(root), "--out", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache"), *small]) == 0
+    assert "Тестовая точность: " in capsys.readouterr().out
+
+
+def damaged(root, how: str):
+    class_folders(root, {"Acura RL Sedan 2012": 2, "Acura TL Sedan 2012": 2})
+    extra = {"unknown": ("train", "Lada Niva 2012"), "twice": ("train", "Acura-RL Sedan 2012"), "only in test": ("test", "Acura TSX Sedan 2012")}
+    if how in extra:
+        part, name = extra[how]
+        class_folders(root / "more", {name: 1})
+        (root / "more" / "train" / name).rename(root / part / name)
+        shutil.rmtree(root / "more")
+    elif how == "empty test":
+        shutil.rmtree(root / "test")
+        (root / "test").mkdir()
+    elif how == "no photos":
+        for path in root.rglob("*.jpg"):
+            path.unlink()
+
+
+@pytest.mark.parametrize(
+    "how, words",
+    {
+        "unknown": "«Lada Niva 2012» нет среди классов Stanford Cars.*переименуйте",
+        "twice": "«Acura RL Sedan 2012» лежит в двух папках: объедините",
+        "only in test": "нет снимков класса «Acura TSX Sedan 2012».*доложите",
+        "empty test": "test нет ни одного снимка.*положите",
+        "no photos": "нет набора данных",
+    }.items(),
+)
+def test_damaged_class_folders_are_told(how, words, tmp_path):
+    damaged(tmp_path, how)
+    with pytest.raises(LabError, match=words):
+        open_dataset(tmp_path)
+
+
+def single(change):
+    def damage(root):
+        single_file(root)
+        content = scipy.io.loadmat(root / "cars_annos.mat")
+        variables = {name: content[name] for name in ("annotations", "class_names")}
+        change(root, variables)
+        scipy.io.savemat(root / "cars_annos.mat", variables)
+
+    return damage
+
+
+def set_field(field, value):
+    def change(root, variables):
+        for record in variables["annotations"][0]:
+            record[field] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (single(lambda root, _: shutil.rmtree(root / "car_ims")), "Нет папки снимков .*car_ims"),
+        (single(lambda root, _: os.remove(root / "car_ims" / "000003.jpg")), "000003.jpg.*доложите"),
+        (single(lambda root, variables: variables.pop("class_names")), "нет переменной class_names"),
+        (single(set_field("test", 0)), "часть test пуста"),
+        (single(set_field("relative_im_path", "../../secret.jpg")), "ведёт за пределы"),
+        (single(set_field("relative_im_path", "car_ims/../secret.jpg")), "ведёт за пределы"),
+        (single(set_field("relative_im_path", "car_ims/000001.jpg")), "описан дважды"),
+        (single(set_field("class", 11)), "класс 11, а должен быть от 1 до 10"),
+    ],
+)
+def test_damaged_single_file_is_told(damage, words, tiny_root):
+    damage(tiny_root)
+    with pytest.raises(LabError, match=words):
+        open_dataset(tiny_root)
+
+
+def test_nothing_there_names_the_ways_to_get_it(tmp_path):
+    with pytest.raises(LabError, match=r"python -m labnn download --data .*nothing, положите туда файлы.*укажите другую"):
+        open_dataset(tmp_path / "nothing")
