@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from labnn.data import CarModelsDataset
 from labnn.errors import LabError
-from labnn.files import alone, told
+from labnn.files import alone, written_whole
 from labnn.progress import print_decoding
 
 # Channel means and deviations of ImageNet photos (0..255), the field's usual normalisation.
@@ -36,9 +35,10 @@ def decode_images(dataset: CarModelsDataset, size: int, cache_dir: str | Path, p
     key = json.dumps([files, dataset.boxes.tolist() if dataset.crop_to_box else None])
     path = Path(cache_dir) / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}-{size}.npy"
     if not path.exists():
-        with alone(path, f"Декодирование снимков в {path.name}"), told(path):
+        with alone(path, f"Декодирование снимков в {path.name}"):
             if not path.exists():  # nobody has done it meanwhile
-                _decode_to(path, dataset, size, progress)
+                with written_whole(path) as unfinished:
+                    _decode_to(unfinished, dataset, size, progress)
     return np.load(path, mmap_mode="c")  # copy-on-write: read-only to the file, and PyTorch takes writable memory only
 
 
@@ -51,20 +51,17 @@ def _decode_to(path: Path, dataset: CarModelsDataset, size: int, progress: Calla
         except LabError as error:
             broken[index] = error
 
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix="decoding-") as folder:
-        unfinished = Path(folder) / path.name
-        array = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=(len(dataset), size, size, 3))
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and resizes outside the interpreter's lock
-            for done, _ in enumerate(pool.map(fill, range(len(dataset))), start=1):
-                if done % 100 == 0 or done == len(dataset):
-                    progress(done, len(dataset))
-        if broken:
-            first = broken[min(broken)]
-            names = ", ".join(dataset.paths[index].name for index in sorted(broken)[:20])
-            more = "" if len(broken) <= 20 else f" и ещё {len(broken) - 20}"
-            raise first if len(broken) == 1 else LabError(f"Не годятся снимки ({len(broken)}): {names}{more}. Первый: {first}")
-        array.flush()
-        os.replace(unfinished, path)
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(dataset), size, size, 3))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and resizes outside the interpreter's lock
+        for done, _ in enumerate(pool.map(fill, range(len(dataset))), start=1):
+            if done % 100 == 0 or done == len(dataset):
+                progress(done, len(dataset))
+    if broken:
+        first = broken[min(broken)]
+        names = ", ".join(dataset.paths[index].name for index in sorted(broken)[:20])
+        more = "" if len(broken) <= 20 else f" и ещё {len(broken) - 20}"
+        raise first if len(broken) == 1 else LabError(f"Не годятся снимки ({len(broken)}): {names}{more}. Первый: {first}")
+    array.flush()
 
 
 class Batches:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import kagglehub
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import get_hf_file_metadata, hf_hub_url
 from huggingface_hub.file_download import http_get
@@ -181,13 +182,18 @@ class _Counted(io.BufferedWriter):
 
 def _labels(files: Sequence[Path], part: str, official: Official) -> np.ndarray:
     """The labels in ``files``, int64 ``(n,)``, after a look at their names, their order and their numbers."""
+    labels = []
     for path in files:
-        described = json.loads((pq.read_schema(path).metadata or {}).get(b"huggingface", b"{}"))
+        try:
+            table = pq.read_table(path, columns=["label"])
+            described = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+            labels.append(table["label"].to_numpy().astype(np.int64, casting="safe"))
+        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+            raise _Unfit(f"файл {path.name} не читается: {type(error).__name__}") from None
         names = described.get("info", {}).get("features", {}).get("label", {}).get("names")
         _check_classes(official.class_names if names is None else names, official)
-    labels = np.concatenate([pq.read_table(path, columns=["label"])["label"].to_numpy() for path in files])
-    _check_counts(labels, part, official)
-    return labels.astype(np.int64)
+    _check_counts(together := np.concatenate(labels), part, official)
+    return together
 
 
 def _unpack(files: Sequence[Path], folder: Path) -> Iterator[tuple[int, int]]:
@@ -246,8 +252,10 @@ def _check_classes(names: Sequence[str], official: Official) -> None:
 
 def _check_counts(labels: np.ndarray, part: str, official: Official) -> None:
     expected = np.array(getattr(official, part))
-    if labels.dtype.kind not in "iu" or len(labels) != expected.sum() or labels.min() < 0:
+    if len(labels) != expected.sum():
         raise _Unfit(f"в части {part} строк {len(labels)}, а должно быть {expected.sum()}")
+    if labels.min() < 0:
+        raise _Unfit(f"в части {part} есть метка {labels.min()}")
     counts = np.bincount(labels, minlength=len(expected))
     for name, count, right in zip(official.class_names, counts, expected, strict=False):  # the totals agree, so one of these differs
         if count != right:

@@ -18,7 +18,7 @@ from labnn.batches import Augment, Batches, Mix, decode_images, growing
 from labnn.data import CarsData
 from labnn.diagnose import MAXIMUM_COLUMNS
 from labnn.errors import LabError
-from labnn.files import alone, told
+from labnn.files import alone, remove_unfinished, told
 from labnn.model import SqueezeNet
 from labnn.progress import Progress, print_decoding, print_progress
 from labnn.train import HISTORY_COLUMNS, CosineCrossEntropy, evaluate, precision, save_tensors, train_test
@@ -180,7 +180,7 @@ class Run:
             self._write(unfinished, folder)
 
     def _write(self, unfinished: Path, folder: Path) -> None:
-        shutil.rmtree(unfinished, ignore_errors=True)  # of a process of that number that was killed
+        remove_unfinished(folder)
         unfinished.mkdir(parents=True)
         try:
             final = self.history.iloc[-1].drop(["epoch", "lr", "seconds"]).to_dict() | {"training_seconds": round(self.history["seconds"].sum(), 2)}
@@ -244,6 +244,7 @@ def run_or_load(
         check_optimizer(experiment.optimizer)
         with alone(checkpoint, f"Прогон {folder.name}"):
             if not folder.exists():  # nobody has trained it meanwhile
+                remove_unfinished(checkpoint.with_suffix(".pt"))
                 run = _train(experiment, data, Path(cache_dir), device, checkpoint, progress)
                 run.save(folder)
                 checkpoint.unlink()

@@ -2,8 +2,10 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -32,7 +34,8 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 def alone(path: str | Path, words: str) -> Iterator[None]:
     """Holds the block while another process is in the same one for ``path``; says so in ``words`` before it waits.
 
-    The lock is the system's, on an empty file in the folder "locks" beside ``path``: a process that is killed gives it back.
+    The lock is the system's, on an empty file in the folder "locks" beside ``path``: a process that is killed gives it back. What such
+    a process left unfinished of ``path`` is removed.
     """
     path = Path(path)
     with told(path):
@@ -44,6 +47,7 @@ def alone(path: str | Path, words: str) -> Iterator[None]:
         except Timeout:
             print(f"{words}: этим занят другой процесс, жду его.", flush=True)
             lock.acquire()
+        remove_unfinished(path)
     try:
         yield
     finally:
@@ -59,6 +63,12 @@ def told(path: str | Path) -> Iterator[None]:
         if is_full(error):
             raise LabError(f"Файл {path} не помещается на диск: освободите место и повторите, записанное раньше цело.") from None
         raise LabError(f"Нельзя записать {path} ({error.strerror or error}): укажите другую папку или разрешите в неё запись.") from None
+
+
+def remove_unfinished(path: Path) -> None:
+    """Removes what processes that were killed have left of the file or folder ``path``; nobody else may be writing it."""
+    for left in path.parent.glob(f".{escape(path.name)}.[0-9]*.unfinished"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 def is_full(error: Exception) -> bool:

@@ -5,6 +5,8 @@ import http.server
 import json
 import re
 import threading
+import time
+import urllib.parse
 from dataclasses import dataclass, field
 
 
@@ -14,7 +16,7 @@ class Mirror:
 
     ``files`` are Hugging Face's by path, ``archives`` and ``single`` Kaggle's: a data set's archive by handle, one file by handle and path.
     ``drop_after`` cuts every answer after so many bytes; ``dead_after`` lets no more than so many bytes through in all; ``lie`` is added to
-    the size of a file that is told beforehand.
+    the size of a file that is told beforehand; ``pause`` is a wait in seconds after each thousand bytes.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -23,6 +25,7 @@ class Mirror:
     drop_after: int | None = None
     dead_after: int | None = None
     lie: int = 0
+    pause: float = 0.0
     asked: list[str] = field(default_factory=list)
     sent: int = 0
     address: str = ""
@@ -46,7 +49,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._file(send=False)
 
     def do_GET(self) -> None:
-        self._file(send=True)
+        if not self.path.startswith("/archives/"):
+            return self._file(send=True)
+        handle, _, file = urllib.parse.unquote(self.path.removeprefix("/archives/")).partition("?")
+        content = self.mirror.single.get((handle, file)) if file else self.mirror.archives.get(handle)
+        self._answer(content or b"", {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes"}, status=200 if content else 404)
 
     def do_POST(self) -> None:
         """Kaggle's interface: the version of a data set, and its archive or one file of it."""
@@ -54,13 +61,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         handle = f"{request['ownerSlug']}/{request['datasetSlug']}"
         if self.path.endswith("GetDataset") and (handle in self.mirror.archives or any(owner == handle for owner, _ in self.mirror.single)):
             self._answer(json.dumps({"currentVersionNumber": 1}).encode(), {"Content-Type": "application/json"})
-        elif self.path.endswith("DownloadDataset") and (content := self._kaggle(handle, request.get("fileName"))) is not None:
-            self._answer(content, {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes"})
+        elif self.path.endswith("DownloadDataset"):
+            self._answer(b"", {"Location": f"/archives/{handle}?{request.get('fileName') or ''}"}, status=302)
         else:
             self._answer(b"", status=404)
-
-    def _kaggle(self, handle: str, file: str | None) -> bytes | None:
-        return self.mirror.single.get((handle, file)) if file else self.mirror.archives.get(handle)
 
     def _file(self, send: bool) -> None:
         """Hugging Face's interface: ``/datasets/OWNER/NAME/resolve/REVISION/PATH``."""
@@ -88,8 +92,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         limits = [self.mirror.drop_after, None if self.mirror.dead_after is None else max(self.mirror.dead_after - self.mirror.sent, 0)]
         part = content[: min((limit for limit in limits if limit is not None), default=len(content))]
-        self.mirror.sent += len(part)
-        self.wfile.write(part)
+        step = 1000 if self.mirror.pause else max(len(part), 1)
+        for start in range(0, len(part), step):
+            self.wfile.write(part[start : start + step])
+            self.mirror.sent += len(part[start : start + step])
+            time.sleep(self.mirror.pause)
         if len(part) < len(content):
             self.close_connection = True
 

@@ -3,20 +3,23 @@
 import multiprocessing
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import PROJECT
+from jupyter_client.manager import start_new_kernel
 
 from labnn.data import open_dataset
 from labnn.errors import LabError
-from labnn.experiment import Experiment, Run, run_or_load
+from labnn.experiment import Experiment, Run, run_name, run_or_load
 
 EXPERIMENT = Experiment(epochs=60, image_size=32, batch_size=8, ema_decay=0.9)
 
@@ -44,6 +47,13 @@ def finished(folder: Path) -> tuple[Run, dict]:
     return Run.load(record.parent), torch.load(weights, weights_only=True)
 
 
+def assert_same_end(first: tuple[Run, dict], second: tuple[Run, dict]) -> None:
+    (run, weights), (other, other_weights) = first, second
+    assert other.history.drop(columns="seconds").equals(run.history.drop(columns="seconds"))
+    assert other.predictions.equals(run.predictions)
+    assert list(weights) == list(other_weights) and all(torch.equal(weights[name], other_weights[name]) for name in weights)
+
+
 def test_training_killed_at_20_moments_ends_as_if_it_had_not_been(tiny_root, tmp_path):
     began = time.perf_counter()
     start(tiny_root, tmp_path / "whole").join()
@@ -58,10 +68,66 @@ def test_training_killed_at_20_moments_ends_as_if_it_had_not_been(tiny_root, tmp
     process = start(tiny_root, tmp_path / "killed")
     process.join()
     assert process.exitcode == 0
-    (run, weights), (killed, killed_weights) = finished(tmp_path / "whole"), finished(tmp_path / "killed")
-    assert killed.history.drop(columns="seconds").equals(run.history.drop(columns="seconds"))
-    assert killed.predictions.equals(run.predictions)
-    assert list(weights) == list(killed_weights) and all(torch.equal(weights[name], killed_weights[name]) for name in weights)
+    assert_same_end(finished(tmp_path / "killed"), finished(tmp_path / "whole"))
+
+
+SHORT = replace(EXPERIMENT, epochs=4)
+
+
+def train_and_die(root: Path, folder: Path, end: str, nth: int, half: bool) -> None:
+    """A training that is killed as its ``nth`` file or folder whose name has this ``end`` is to appear: half written, or just there."""
+    left = nth
+
+    def dying(move):
+        def moved(source, target):
+            nonlocal left
+            left -= str(target).endswith(end)
+            if left == 0 and str(target).endswith(end):
+                if not half:
+                    move(source, target)
+                elif os.path.isdir(source):
+                    os.remove(os.path.join(source, "history.csv"))
+                else:
+                    os.truncate(source, os.path.getsize(source) // 2)
+                os.kill(os.getpid(), signal.SIGKILL)
+            move(source, target)
+
+        return moved
+
+    os.replace, os.rename = dying(os.replace), dying(os.rename)
+    run_or_load(SHORT, open_dataset(root, crop_to_box=True), folder / "runs", cache_dir=folder / "cache")
+
+
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory):
+    """What ``SHORT`` ends as when nothing disturbs it, by the root of its data."""
+    ends = {}
+
+    def end(root: Path):
+        data = open_dataset(root, crop_to_box=True)
+        if data.fingerprint() not in ends:
+            folder = tmp_path_factory.mktemp("whole")
+            run_or_load(SHORT, data, folder / "runs", cache_dir=folder / "cache")
+            ends[data.fingerprint()] = finished(folder)
+        return ends[data.fingerprint()]
+
+    return end
+
+
+@pytest.mark.parametrize("half", [True, False], ids=["half written", "just there"])
+@pytest.mark.parametrize("end, nth", [(".npy", 1), (".npy", 2), (".checkpoint", 1), (".checkpoint", 3), (".pt", 1), ("record", 1)])
+def test_a_kill_in_the_middle_of_a_write_loses_nothing(end, nth, half, tiny_root, tmp_path, short_run):
+    """Of the decoded photos, of a checkpoint, of the weights, of the record."""
+    if end == "record":
+        end = run_name(SHORT, open_dataset(tiny_root, crop_to_box=True))
+    process = forkserver.Process(target=train_and_die, args=(tiny_root, tmp_path / "killed", end, nth, half))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert half or [path for path in (tmp_path / "killed").rglob("*") if path.name.endswith(end)]
+    run_or_load(SHORT, open_dataset(tiny_root, crop_to_box=True), tmp_path / "killed" / "runs", cache_dir=tmp_path / "killed" / "cache")
+    assert_same_end(finished(tmp_path / "killed"), short_run(tiny_root))
+    assert not [path for path in (tmp_path / "killed").rglob("*") if "unfinished" in path.name]
 
 
 def test_two_processes_on_one_run_train_it_once(tiny_root, tmp_path):
@@ -90,6 +156,62 @@ def test_ctrl_c_says_what_is_saved_and_how_to_go_on(tiny_root, tmp_path):
     [checkpoint] = (tmp_path / "cache").glob("*.checkpoint")
     saved = len(torch.load(checkpoint, weights_only=True)["rows"])
     assert line == f"Остановлено: сохранено эпох {saved} из 3000, тот же вызов продолжит с них."
+
+
+class Notebook:
+    """A real kernel that runs one cell and can be stopped in the middle of it."""
+
+    def __init__(self):
+        self.manager, self.client = start_new_kernel(cwd=PROJECT)
+
+    def printed(self, until: str | None = None) -> str:
+        """What the running cell prints up to the word ``until``, or to its end."""
+        text = ""
+        while until is None or until not in text:
+            message = self.client.get_iopub_msg(timeout=60)
+            text += message["content"].get("text", "")
+            if message["msg_type"] == "error":
+                text += f"{message['content']['ename']}\n"
+            if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle" and until is None:
+                return text
+        return text
+
+    def close(self) -> None:
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="interrupts a kernel by a signal")
+def test_a_stopped_cell_and_a_stopped_kernel_go_on_from_the_last_epoch(tiny_root, tmp_path):
+    cell = f"""
+from labnn.data import open_dataset
+from labnn.experiment import Experiment, run_or_load
+experiment = Experiment(epochs=3000, image_size=32, batch_size=8)
+run_or_load(experiment, open_dataset({str(tiny_root)!r}), {str(tmp_path / "runs")!r}, cache_dir={str(tmp_path)!r})
+"""
+
+    def first_epoch() -> int:
+        notebook.client.execute(cell)
+        return int(re.search(r"Эпоха (\d+),", notebook.printed(until="Потери"))[1])
+
+    notebook = Notebook()
+    try:
+        notebook.client.execute(cell)
+        notebook.printed(until="Эпоха 3,")
+        notebook.manager.interrupt_kernel()
+        told = notebook.printed()
+        saved = int(re.search(r"Остановлено: сохранено эпох (\d+) из 3000, тот же вызов продолжит с них\.", told)[1])
+        assert saved >= 3 and told.endswith("KeyboardInterrupt\n")
+        assert first_epoch() == saved + 1
+    finally:
+        notebook.close()  # in the middle of an epoch
+    [checkpoint] = tmp_path.glob("*.checkpoint")
+    saved = len(torch.load(checkpoint, weights_only=True)["rows"])
+    notebook = Notebook()
+    try:
+        assert first_epoch() == saved + 1
+    finally:
+        notebook.close()
 
 
 def fill_disk(root: Path, folder: Path) -> None:
