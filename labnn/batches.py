@@ -16,7 +16,7 @@ from torch import Tensor
 
 from labnn.data import CarModelsDataset
 from labnn.errors import LabError
-from labnn.files import alone, written_whole
+from labnn.files import alone, reserve, written_whole
 from labnn.progress import print_decoding
 
 # Channel means and deviations of ImageNet photos (0..255), the field's usual normalisation.
@@ -52,6 +52,7 @@ def _decode_to(path: Path, dataset: CarModelsDataset, size: int, progress: Calla
             broken[index] = error
 
     array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(dataset), size, size, 3))
+    reserve(path)
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and resizes outside the interpreter's lock
         for done, _ in enumerate(pool.map(fill, range(len(dataset))), start=1):
             if done % 100 == 0 or done == len(dataset):

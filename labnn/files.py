@@ -71,6 +71,17 @@ def remove_unfinished(path: Path) -> None:
         shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
 
+def reserve(path: Path) -> None:
+    """Makes the disk set aside what the sparse file ``path`` may hold, or raises ``OSError``: a memory-mapped file that finds the disk full
+    later kills the process by a bus error."""
+    size = path.stat().st_size
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    elif shutil.disk_usage(path.parent).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def is_full(error: Exception) -> bool:
     """Whether the system says by ``error`` that a disk or a quota is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

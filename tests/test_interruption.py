@@ -5,6 +5,7 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PROJECT
+from conftest import MINICARS, PROJECT
 from jupyter_client.manager import start_new_kernel
 
 from labnn.data import open_dataset
@@ -233,6 +234,25 @@ def test_full_disk_is_told_and_leaves_no_half_of_a_file(tiny_root, tmp_path):
     assert not [path for path in (tmp_path / "full").rglob("*") if path.suffix in (".checkpoint", ".unfinished", ".pt")]
     start(tiny_root, tmp_path / "full").join()
     assert len(finished(tmp_path / "full")[0].history) == EXPERIMENT.epochs
+
+
+SMALL_DISK = """
+import sys
+from labnn.batches import decode_images
+from labnn.data import open_dataset
+decode_images(open_dataset(sys.argv[1]).train, 96, sys.argv[2])
+"""
+
+
+def test_decoding_on_a_disk_really_full_is_told(tmp_path):
+    """On a disk of three megabytes; without room set aside beforehand the memory-mapped file killed the process by a bus error."""
+    (tmp_path / "disk").mkdir()
+    script = f'mount -t tmpfs -o size=3m tmpfs "{tmp_path}/disk" && "{sys.executable}" -c "$0" "{MINICARS}" "{tmp_path}/disk"'
+    own = ["unshare", "--mount", "--map-root-user"]
+    if shutil.which("unshare") is None or subprocess.run([*own, "mount", "-t", "tmpfs", "tmpfs", tmp_path / "disk"], capture_output=True).returncode:
+        pytest.skip("needs a disk of its own to fill")
+    done = subprocess.run([*own, "sh", "-c", script, SMALL_DISK], cwd=PROJECT, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 1 and ".npy не помещается на диск: освободите место" in done.stderr.splitlines()[-1]
 
 
 def test_diverged_training_keeps_the_last_good_checkpoint(tiny_root, tmp_path):
