@@ -1,12 +1,15 @@
 """Every way the input can be wrong is told in one Russian sentence that names it and the way out; odd but readable pictures are read."""
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import scipy.io
-from conftest import write_annotations
+from conftest import MINICARS, PROJECT, write_annotations
 from PIL import Image
 
 from labnn.__main__ import main
@@ -110,9 +113,11 @@ DATA = {
 }
 
 
+SMALL = ["--epochs", "1", "--image-size", "32", "--batch-size", "8", "--device", "cpu"]
+
+
 def train(root, tmp_path, *more) -> int:
-    small = ["--epochs", "1", "--image-size", "32", "--batch-size", "8", "--device", "cpu"]
-    return main(["train", "--data", str(root), "--out", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache"), *small, *map(str, more)])
+    return main(["train", "--data", str(root), "--out", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache"), *SMALL, *map(str, more)])
 
 
 def one_sentence(text: str, words: list[str]) -> None:
@@ -212,12 +217,29 @@ def test_file_in_place_of_a_folder_is_told(flag, tiny_root, tmp_path, capsys):
     one_sentence(capsys.readouterr().err, ["taken"])
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="to the administrator no folder is read-only")
-@pytest.mark.parametrize("flag", ["--out", "--cache"])
-def test_read_only_folder_is_told(flag, tiny_root, tmp_path, capsys):
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no modes of folders")
+def test_folders_that_may_not_be_written_or_read_are_told(tiny_root, tmp_path):
+    """In a process without the administrator's right to write anywhere, which CI has."""
     (tmp_path / "locked").mkdir(mode=0o500)
-    assert train(tiny_root, tmp_path, flag, tmp_path / "locked") == 2
-    one_sentence(capsys.readouterr().err, ["locked"])
+    (tiny_root / "cars_train").chmod(0o300)
+    (tmp_path / "other").mkdir()
+    shutil.copytree(MINICARS, tmp_path / "other" / "set")
+    (tmp_path / "other" / "set" / "devkit").chmod(0)
+    calls = [
+        ["train", "--data", str(MINICARS), "--out", str(tmp_path / "locked"), "--cache", str(tmp_path / "cache"), *SMALL],
+        ["train", "--data", str(MINICARS), "--out", str(tmp_path / "runs"), "--cache", str(tmp_path / "locked"), *SMALL],
+        ["download", "--data", str(tmp_path / "locked" / "set")],
+        ["train", "--data", str(tiny_root)],
+        ["train", "--data", str(tmp_path / "other" / "set")],
+    ]
+    plain = [] if os.geteuid() else ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"]
+    script = "import json, sys; from labnn.__main__ import main; print([main(call) for call in json.loads(sys.argv[1])])"
+    done = subprocess.run([*plain, sys.executable, "-c", script, json.dumps(calls)], cwd=PROJECT, capture_output=True, text=True, encoding="utf-8")
+    (tiny_root / "cars_train").chmod(0o700)
+    (tmp_path / "other" / "set" / "devkit").chmod(0o700)
+    assert done.stdout.splitlines()[-1] == "[2, 2, 2, 2, 2]", done.stderr
+    for line, word in zip(done.stderr.splitlines(), ["locked", "locked", "locked", "cars_train", "devkit"], strict=True):
+        one_sentence(line + "\n", [word, "разрешите"])
 
 
 @pytest.mark.parametrize("mode, suffix", [("RGB", "JPEG"), ("CMYK", "JPEG"), ("RGBA", "PNG"), ("P", "PNG")])
