@@ -109,6 +109,7 @@ def _first_that_answers(sources: dict, unfinished: Path, official: Official, roo
             unfinished.mkdir()
         try:
             fill(unfinished, official=official)
+            open_dataset(unfinished)
             return
         except Exception as error:  # the clients raise whatever their transport led to
             if is_full(error):
@@ -136,8 +137,8 @@ def _from_huggingface(folder: Path, official: Official, packed: Path, endpoint: 
         labels = {part: _labels(files[part], part, official) for part in files}
         sizes = {part: np.array(list(_unpack(files[part], folder / f"cars_{part}"))) for part in files}
     except Exception as error:
-        if not is_full(error):
-            shutil.rmtree(packed, ignore_errors=True)  # not what it should be: fetched anew next time
+        if not isinstance(error, OSError):  # not the disk's doing: the files are not what they should be, and fetched anew next time
+            shutil.rmtree(packed, ignore_errors=True)
         raise
     boxes = _official_boxes(labels, sizes) or {part: _whole(sizes[part]) for part in sizes}
     parts = {part: ([_number(index) for index in range(len(labels[part]))], labels[part], boxes[part]) for part in files}

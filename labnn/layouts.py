@@ -16,6 +16,7 @@ from labnn.errors import LabError
 from labnn.matfile import MatError, read_mat
 
 BOX = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
+_ANNOTATIONS = {"train": "devkit/cars_train_annos.mat", "test": "cars_test_annos_withlabels.mat"}
 
 
 class Listing(NamedTuple):
@@ -104,9 +105,6 @@ def same_name(name: str) -> str:
     return re.sub(r"[^\w]|_", "", name).casefold()
 
 
-_ANNOTATIONS = {"train": Path("devkit", "cars_train_annos.mat"), "test": Path("cars_test_annos_withlabels.mat")}
-
-
 def _bases(root: Path) -> Iterator[Path]:
     for _ in range(4):
         yield root
@@ -133,7 +131,7 @@ def _torchvision(base: Path) -> tuple[Listing, Listing, list[str]] | None:
     if not devkit.is_dir():
         return None
     class_names = _class_names(devkit / "cars_meta.mat")
-    test = "cars_test_annos_withlabels.mat"
+    test = _ANNOTATIONS["test"]
     # "(1)" is how the file is called in the copies on Kaggle
     files = {"train": devkit / "cars_train_annos.mat", "test": _first(base / test, devkit / test, base / test.replace(".", " (1)."))}
     train, test = (
@@ -147,6 +145,11 @@ def _single_file(base: Path) -> tuple[Listing, Listing, list[str]] | None:
     file = base / "cars_annos.mat"
     if not file.is_file():
         return None
+    if not (base / "car_ims").is_dir() and (base / "cars_train").is_dir():  # the most used copy on Kaggle
+        raise LabError(
+            f"Файл {file} описывает снимки из папки car_ims, а в {base} лежит cars_train, с другими именами: "
+            "доложите официальную папку devkit и файл cars_test_annos_withlabels.mat."
+        )
     class_names = _class_names(file)
     records = _records(file, "relative_im_path", "test")
     names = [name.removeprefix("car_ims/") if isinstance(name, str) else name for name in records["relative_im_path"]]

@@ -104,6 +104,15 @@ def test_photos_are_the_bytes_of_the_source_with_their_labels(mirror, tmp_path, 
     assert "рамкой будет весь снимок" in out and "обучающих снимков 7, тестовых 5, классов 3" in out
 
 
+def test_progress_tells_the_bytes_that_have_come_of_all(mirror, tmp_path):
+    told = []
+    download(tmp_path / "stanford_cars", endpoint=mirror.address, official=OFFICIAL, progress=lambda done, total: told.append((done, total)))
+    total = sum(map(len, mirror.files.values()))
+    assert len(told) > 40 and {all_bytes for _, all_bytes in told} == {total}
+    done = [bytes_done for bytes_done, _ in told]
+    assert done == sorted(done) and total - 9000 < done[-1] <= total
+
+
 def with_boxes(mirror, tmp_path, boxes=BOXES, labels=LABELS) -> None:
     """Gives the mirror the official annotations, as Kaggle has them: the test part's without labels would do as well."""
     for part in ("train", "test"):
@@ -384,7 +393,7 @@ def test_an_archive_cannot_write_outside_its_folder(mirror, tmp_path):
     mirror.archives = {FOLDERS: archive(in_class_folders() | outside)}
     with contextlib.suppress(LabError):
         fetch(mirror, tmp_path)
-    caught = [path for path in tmp_path.parent.rglob("*.jpg") if path.read_bytes() == b"evil"]
+    caught = [path for path in tmp_path.parent.rglob("*.jpg") if path.is_file() and path.read_bytes() == b"evil"]
     assert all(path.is_relative_to(tmp_path / "kaggle") for path in caught)
 
 

@@ -168,6 +168,7 @@ def test_damaged_class_folders_are_told(how, words, tmp_path):
 def single(change):
     def damage(root):
         single_file(root)
+        (root / "cars_train").rmdir()
         content = scipy.io.loadmat(root / "cars_annos.mat")
         variables = {name: content[name] for name in ("annotations", "class_names")}
         change(root, variables)
@@ -188,6 +189,10 @@ def set_field(field, value):
     "damage, words",
     [
         (single(lambda root, _: shutil.rmtree(root / "car_ims")), "Нет папки снимков .*car_ims"),
+        (
+            single(lambda root, _: (root / "car_ims").rename(root / "cars_train")),
+            "описывает снимки из папки car_ims.*доложите официальную папку devkit",
+        ),
         (single(lambda root, _: os.remove(root / "car_ims" / "000003.jpg")), "000003.jpg.*доложите"),
         (single(lambda root, variables: variables.pop("class_names")), "нет переменной class_names"),
         (single(set_field("test", 0)), "часть test пуста"),
