@@ -20,7 +20,7 @@ from PIL import ExifTags, Image
 
 from labnn.data import CarsData, open_dataset
 from labnn.errors import LabError
-from labnn.files import alone, is_full, told
+from labnn.files import alone, is_full, readable, told
 from labnn.layouts import Official, find_dataset, official_classes, read_boxes, same_name, write_annotations
 from labnn.progress import print_download
 
@@ -54,8 +54,10 @@ def download(
     for library in ("kagglehub", "huggingface_hub"):
         logging.getLogger(library).setLevel(logging.ERROR)  # what they say is said here, in Russian
     disable_progress_bars()
+    if _occupied(root):
+        return _present(root)
     with alone(root, f"Набор {root}"):
-        if root.is_file() or (root.is_dir() and any(root.iterdir())):
+        if _occupied(root):  # by who was waited for
             return _present(root)
         unfinished, packed = (root.with_name(f".{root.name}.{state}") for state in ("unfinished", "download"))
         _check_space(root.parent, 2 * official.photo_bytes - _size(packed))
@@ -75,11 +77,17 @@ def download(
     return data
 
 
+def _occupied(root: Path) -> bool:
+    with readable(root):
+        return root.exists() and not (root.is_dir() and next(root.iterdir(), None) is None)
+
+
 def _present(root: Path) -> CarsData:
     try:
         data = open_dataset(root)
     except LabError as error:
-        raise LabError(f"Папка {root} занята, а целого набора в ней нет ({str(error).rstrip('.')}): освободите её или укажите другую.") from None
+        found = str(error).partition(":")[0]
+        raise LabError(f"Место {root} занято, а целого набора там нет ({found}): освободите его или укажите другое.") from None
     print(f"Набор уже есть, {_sizes(data)}: {root}; ничего не скачивалось.", flush=True)
     return data
 

@@ -84,7 +84,7 @@ class Experiment:
     cosine: float = 0.0
 
     def __post_init__(self):
-        if self.weight_decay is None:
+        if self.weight_decay is None and isinstance(self.optimizer, str):
             object.__setattr__(self, "weight_decay", _USUAL_DECAY.get(self.optimizer, 0.0))
         for field in fields(self):
             _check(field.name, getattr(self, field.name), float if field.default is None else type(field.default))

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -187,7 +188,13 @@ def test_settings_of_wrong_type_or_range_are_told(name, value, way_out):
     assert way_out in str(told.value) and str(told.value).endswith(".")
 
 
-# Arguments that the terminal refuses before it reads any data.
+@pytest.mark.parametrize("name", [field.name for field in fields(Experiment)])
+def test_every_setting_refuses_what_is_no_value_of_it(name):
+    with pytest.raises(LabError, match=rf"{name}=\[\]"):
+        Experiment(**{name: []})
+
+
+# Arguments that the terminal refuses before it trains.
 ARGUMENTS = {
     "word for a number": (["train", "--data", "x", "--epochs", "ten"], "ten"),
     "out of range": (["train", "--data", "x", "--lr", "-1"], "lr=-1.0"),
@@ -199,6 +206,20 @@ ARGUMENTS = {
     "one optimizer to compare": (["compare", "--data", "x", "--optimizers", "adam"], "adam"),
     "no seeds": (["compare", "--data", "x", "--seeds", "0"], "зёрен 0"),
     "negative rate in the grid": (["compare", "--data", "x", "--grid", "-0.1", "0.1"], "-0.1"),
+    "infinite rate in the grid": (["compare", "--data", "x", "--grid", "inf"], "lr=inf"),
+    "one optimizer twice": (["compare", "--data", "x", "--optimizers", "adam", "adam"], "adam, adam"),
+    "optimizer of no module": (["compare", "--data", "x", "--optimizers", "adam", "mine=nowhere:make"], "mine=nowhere:make"),
+    "optimizer's name is a path": (["compare", "--data", "x", "--optimizers", "adam", "../mine=os:getcwd"], "../mine"),
+    "no processes": (["compare", "--data", str(MINICARS), "--processes", "0"], "processes=0"),
+    "processes in words": (["compare", "--data", str(MINICARS), "--processes", "many"], "processes=many"),
+    "no processes for a study": (["study", "causes", "--data", str(MINICARS), "--processes", "0"], "processes=0"),
+    "unknown device": (["train", "--data", str(MINICARS), "--device", "tpu"], "«tpu»"),
+    "absent device": (["compare", "--data", str(MINICARS), "--devices", "cuda:7", "--processes", "1"], "«cuda:7»"),
+    "data set is a file": (["train", "--data", str(PROJECT / "README.md")], "README.md"),
+    "data set's name too long": (["train", "--data", "x" * 300], "xxx"),
+    "no such run": (["variants", "--data", str(MINICARS), "--run", "nowhere"], "nowhere"),
+    "download onto a file": (["download", "--data", str(PROJECT / "README.md")], "README.md"),
+    "download into a folder of other things": (["download", "--data", str(PROJECT / "tests")], "tests"),
     "no runs to report": (["report", "--runs", "nowhere"], "nowhere"),
 }
 

@@ -158,9 +158,10 @@ def test_what_is_there_is_not_fetched_again(mirror, tmp_path, capsys):
 def test_a_folder_with_something_else_is_left_alone(mirror, tmp_path):
     (tmp_path / "stanford_cars").mkdir()
     (tmp_path / "stanford_cars" / "diary.txt").write_text("mine")
-    with pytest.raises(LabError, match="занята.*укажите другую"):
+    with pytest.raises(LabError, match="занято, а целого набора там нет .*укажите другое"):
         fetch(mirror, tmp_path)
     assert not mirror.asked and [path.name for path in (tmp_path / "stanford_cars").iterdir()] == ["diary.txt"]
+    assert not (tmp_path / "locks").exists()
 
 
 def test_an_empty_folder_is_filled(mirror, tmp_path):
