@@ -15,7 +15,7 @@ from labnn.compare import GRID, Protocol, last
 from labnn.data import CarsData, open_dataset
 from labnn.diagnose import near_duplicates
 from labnn.errors import LabError
-from labnn.experiment import OPTIMIZERS, Experiment, Run, check_optimizer, evaluate_variants, run_name, run_or_load
+from labnn.experiment import OPTIMIZERS, Experiment, Run, check_optimizer, evaluate_variants, run_name, run_or_load, usable_device
 from labnn.files import written_whole
 from labnn.progress import print_standing
 from labnn.report import start_signals, write_recorded, write_report, write_studies
@@ -138,7 +138,7 @@ def _train(arguments: argparse.Namespace) -> None:
     data = open_dataset(arguments.data, crop_to_box=arguments.crop_to_box, missing="skip" if arguments.skip_missing else "error")
     folder = arguments.out / run_name(experiment, data)
     print(f"Прогон уже записан: {folder}" if folder.exists() else f"Запись прогона: {folder}", flush=True)
-    run_or_load(experiment, data, arguments.out, cache_dir=arguments.cache, device=_device(arguments.device))
+    run_or_load(experiment, data, arguments.out, cache_dir=arguments.cache, device=usable_device(arguments.device))
 
 
 def _compare(arguments: argparse.Namespace) -> None:
@@ -147,7 +147,7 @@ def _compare(arguments: argparse.Namespace) -> None:
     base = Experiment(**{field.name: getattr(arguments, field.name) for field in fields(Experiment) if field.name not in own})
     protocol = Protocol(base, names, tuple(arguments.grid), arguments.seeds, arguments.weight_decay)
     data = open_dataset(arguments.data, crop_to_box=True)
-    devices = [str(_device(name)) for name in arguments.devices]
+    devices = [str(usable_device(name)) for name in arguments.devices]
     processes = _processes(arguments.processes, protocol, data, arguments.cache, devices)
     print(f"Прогонов: {len(protocol.tuning())} для подбора скорости обучения и {arguments.seeds * len(names)} для ответа", flush=True)
 
@@ -199,7 +199,7 @@ def _study(arguments: argparse.Namespace) -> None:
         return f"{title}, зерно {run.experiment.seed}: {number(100 * last(run, 'test_accuracy'), 2)} %"
 
     part = data.validation() if study.validation else data
-    options = {"devices": [str(_device(arguments.device))], "processes": arguments.processes, "progress": partial(print_standing, words=words)}
+    options = {"devices": [str(usable_device(arguments.device))], "processes": arguments.processes, "progress": partial(print_standing, words=words)}
     run_all(study.experiments(), part, arguments.out / arguments.name, cache_dir=arguments.cache, **options)
 
 
@@ -248,15 +248,6 @@ def _report(arguments: argparse.Namespace) -> None:
     if (arguments.runs / "recipe").is_dir():
         paths += write_studies(arguments.runs, arguments.out)
     print(*paths, sep="\n")
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-        return device
-    except (RuntimeError, AssertionError):
-        raise LabError(f"Устройство «{name}» недоступно: укажите --device cpu или установите PyTorch с его поддержкой.") from None
 
 
 def main(arguments: list[str] | None = None) -> int:

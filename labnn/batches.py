@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from labnn.data import CarModelsDataset
-from labnn.errors import LabError
+from labnn.errors import LabError, check
 from labnn.files import alone, reserve, written_whole
 from labnn.progress import print_decoding
 
@@ -29,8 +29,10 @@ def decode_images(dataset: CarModelsDataset, size: int, cache_dir: str | Path, p
 
     Decodes once and keeps the array in ``cache_dir`` under a name made of all that its content depends on, so that a change
     of any file, box or size makes a new one. The file appears whole or not at all, and as it is mapped, any number of images
-    takes the memory of those in use. ``progress`` is called with the images decoded and all. Raises ``LabError`` for broken images, all at once.
+    takes the memory of those in use. ``progress`` is called with the images decoded and all. Raises ``LabError`` for broken images, all at once,
+    and for a size that is none.
     """
+    check("size", size, int, 1, 4096)
     files = [(str(path.resolve()), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in dataset.paths]
     key = json.dumps([files, dataset.boxes.tolist() if dataset.crop_to_box else None])
     path = Path(cache_dir) / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}-{size}.npy"
@@ -87,6 +89,9 @@ class Batches:
         mix: Callable[[Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor]] | None = None,
         seed: int = 0,
     ):
+        check("batch_size", batch_size, int, 1, 10**6)
+        if len(images) != len(labels):
+            raise LabError(f"Снимков {len(images)}, а меток {len(labels)}: дайте по метке на снимок.")
         self.device = torch.device(device)
         self.images = torch.from_numpy(images)
         if self.device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(self.device)[0] // 2:

@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import integrate, optimize, stats
 
 from labnn.data import CarsData
-from labnn.errors import LabError
+from labnn.errors import LabError, check
 from labnn.experiment import Experiment, Run, check_optimizer
 from labnn.studies import run_all
 
@@ -46,8 +46,9 @@ class Protocol:
             check_optimizer(name)
         if len(set(self.optimizers)) != len(self.optimizers) or len(self.optimizers) < 2:
             raise LabError(f"Сравнивать нечего: оптимизаторы {', '.join(self.optimizers)}; назовите два разных или больше.")
-        if not self.grid or self.seeds < 1:
-            raise LabError(f"Нет прогонов: зёрен {self.seeds}, скоростей обучения {len(self.grid)}; задайте хотя бы по одному.")
+        check("seeds", self.seeds, int, 1, 10**6)
+        if not self.grid or len(set(self.grid)) < len(self.grid):
+            raise LabError(f"Сетка скоростей обучения {list(self.grid)} не годится: задайте одну или больше, все разные.")
         for lr in self.grid:
             self._experiment(self.optimizers[0], lr, 0)  # refuses what no training can have
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 
-from labnn.errors import LabError
+from labnn.errors import LabError, as_path, check
 from labnn.files import readable
 from labnn.layouts import Listing, find_dataset, read_annotations
 
@@ -38,7 +38,7 @@ class CarModelsDataset(Dataset):
         crop_to_box: bool = False,
         missing: str = "error",
     ):
-        self._take(read_annotations(Path(annotations_file), Path(images_dir), class_names), transform, crop_to_box, missing)
+        self._take(read_annotations(as_path(annotations_file), as_path(images_dir), class_names), transform, crop_to_box, missing)
 
     @classmethod
     def of(cls, listing: Listing, transform: Callable | None = None, *, crop_to_box: bool = False, missing: str = "error") -> "CarModelsDataset":
@@ -109,6 +109,8 @@ class CarsData(NamedTuple):
         Everything is chosen on this; the test part is not in it. The cut depends on ``seed`` and the labels only. A class of
         one image stays whole in the first part. Raises ``LabError`` where nothing would be left to validate on.
         """
+        check("share", share, float, 0, 1)
+        check("seed", seed, int, 0, 2**31 - 1)
         order = np.random.default_rng(seed).permutation(len(self.train))
         labels = self.train.labels[order]
         held = np.concatenate([order[labels == label][: _share_of((labels == label).sum(), share)] for label in np.unique(labels)])
@@ -143,8 +145,9 @@ def open_dataset(root: str | Path, transform: Callable | None = None, *, crop_to
     Reads the annotations and lists the folders; opens no image. Says so in a line where boxes are asked for and the layout has none.
     Raises ``LabError`` as ``CarModelsDataset`` does, and where there is no data set.
     """
+    root = as_path(root)
     with readable(root):
-        train, test, class_names = find_dataset(Path(root))
+        train, test, class_names = find_dataset(root)
         options = {"transform": transform, "crop_to_box": crop_to_box, "missing": missing}
         data = CarsData(CarModelsDataset.of(train, **options), CarModelsDataset.of(test, **options), class_names)
     if crop_to_box and train.boxes is None:

@@ -19,7 +19,7 @@ from huggingface_hub.utils import disable_progress_bars
 from PIL import ExifTags, Image
 
 from labnn.data import CarsData, open_dataset
-from labnn.errors import LabError
+from labnn.errors import LabError, as_path
 from labnn.files import alone, is_full, readable, told
 from labnn.layouts import Official, find_dataset, official_classes, read_boxes, same_name, write_annotations
 from labnn.progress import print_download
@@ -50,7 +50,7 @@ def download(
 
     Raises ``LabError``: ``root`` holds something else, the disk is too small, no source answers with the whole set.
     """
-    root, official = Path(root), official or official_classes()
+    root, official = as_path(root), official or official_classes()
     for library in ("kagglehub", "huggingface_hub"):
         logging.getLogger(library).setLevel(logging.ERROR)  # what they say is said here, in Russian
     disable_progress_bars()

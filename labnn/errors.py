@@ -1,4 +1,9 @@
-"""The one exception for mistakes that the user can mend."""
+"""The one exception for mistakes that the user can mend, and the check of a value that finds them."""
+
+import os
+from collections.abc import Collection
+from numbers import Integral, Real
+from pathlib import Path
 
 
 class LabError(Exception):
@@ -7,3 +12,25 @@ class LabError(Exception):
 
 class Diverged(LabError):
     """A training whose loss is no longer a number: its settings are at fault, the data and the program are not."""
+
+
+def as_path(value: str | os.PathLike) -> Path:
+    """``value`` as a path. Raises ``LabError`` for what is none."""
+    try:
+        return Path(value)
+    except TypeError:
+        raise LabError(f"Вместо пути дано {value!r}: задайте строку или Path.") from None
+
+
+_KINDS = {int: (Integral, "целое число"), float: (Real, "число"), bool: (bool, "True или False"), str: (str, "строку")}
+
+
+def check(name: str, value: object, kind: type, low: float | None = None, high: float | None = None, choices: Collection[str] = ()) -> None:
+    """Raises ``LabError`` unless ``value`` is an int, float, bool or str, whichever ``kind`` says, from ``low`` to ``high`` or one of ``choices``."""
+    expected, words = _KINDS[kind]
+    if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
+        raise LabError(f"Значение {name}={value!r} не годится: задайте {words}.")
+    if low is not None and not low <= value <= high:  # NaN is in no range
+        raise LabError(f"Значение {name}={value} не годится: задайте от {low:g} до {high:g}.")
+    if choices and value not in choices:
+        raise LabError(f"Значение {name}={value} не годится: выберите одно из {', '.join(choices)}.")

@@ -7,7 +7,6 @@ import platform
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
-from numbers import Integral, Real
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +16,7 @@ from torch import nn
 from labnn.batches import Augment, Batches, Mix, decode_images, growing
 from labnn.data import CarsData
 from labnn.diagnose import MAXIMUM_COLUMNS
-from labnn.errors import LabError
+from labnn.errors import LabError, check
 from labnn.files import alone, remove_unfinished, told
 from labnn.model import SqueezeNet
 from labnn.progress import Progress, print_decoding, print_progress
@@ -87,7 +86,8 @@ class Experiment:
         if self.weight_decay is None and isinstance(self.optimizer, str):
             object.__setattr__(self, "weight_decay", _USUAL_DECAY.get(self.optimizer, 0.0))
         for field in fields(self):
-            _check(field.name, getattr(self, field.name), float if field.default is None else type(field.default))
+            kind, limits = float if field.default is None else type(field.default), _LIMITS.get(field.name, (None, None))
+            check(field.name, getattr(self, field.name), kind, *limits, choices=_CHOICES.get(field.name, ()))
         for name, most in {"start_size": self.image_size, "test_size": _LIMITS["test_size"][1]}.items():
             if getattr(self, name) and not 32 <= getattr(self, name) <= most:
                 raise LabError(f"Значение {name}={getattr(self, name)} не годится: задайте 0 или от 32 до {most}.")
@@ -114,19 +114,6 @@ _LIMITS = {
     "cosine": (0, 1e3),
 }
 _CHOICES = {"init": ("he", "default"), "schedule": ("one_cycle", "constant"), "version": ("1_0", "1_1")}
-_KINDS = {int: (Integral, "целое число"), float: (Real, "число"), bool: (bool, "True или False"), str: (str, "строку")}
-
-
-def _check(name: str, value: object, kind: type) -> None:
-    """Raises ``LabError`` for a ``value`` of the wrong type or out of range."""
-    expected, words = _KINDS[kind]
-    if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
-        raise LabError(f"Значение {name}={value!r} не годится: задайте {words}.")
-    if name in _LIMITS and not _LIMITS[name][0] <= value <= _LIMITS[name][1]:  # NaN is in no range
-        low, high = _LIMITS[name]
-        raise LabError(f"Значение {name}={value} не годится: задайте от {low:g} до {high:g}.")
-    if name in _CHOICES and value not in _CHOICES[name]:
-        raise LabError(f"Значение {name}={value} не годится: выберите одно из {', '.join(_CHOICES[name])}.")
 
 
 # The recipe of the laboratory work that this one replaces: torchvision's network and Adam with a constant rate, nothing else.
@@ -238,7 +225,7 @@ def run_or_load(
     last digits with it.
     """
     folder = Path(runs_dir) / run_name(experiment, data)
-    device = torch.device(device)
+    device = usable_device(device)
     checkpoint = Path(cache_dir) / f"{folder.name}-{device.type}.checkpoint"
     if not folder.exists():
         check_optimizer(experiment.optimizer)
@@ -252,6 +239,16 @@ def run_or_load(
     run = Run.load(folder)
     progress(run.history.to_dict("records"), experiment.epochs)
     return run
+
+
+def usable_device(name: str | torch.device) -> torch.device:
+    """The device of that name. Raises ``LabError`` where the machine or this PyTorch has none."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+        return device
+    except (RuntimeError, AssertionError, TypeError):
+        raise LabError(f"Устройство «{name}» недоступно: укажите --device cpu или установите PyTorch с его поддержкой.") from None
 
 
 def evaluate_variants(

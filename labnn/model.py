@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from labnn.errors import LabError
+from labnn.errors import check
 
 # (stem channels, stem kernel) and, in the order of the network, after the stem's own pool, Fire modules as
 # (squeeze, expand1x1, expand3x3) channels; "pool" is a 3x3 max-pool of stride 2.
@@ -79,7 +79,7 @@ class SqueezeNet(nn.Module):
     paper's own configuration. "default": PyTorch's start, U(-a, a) with a = 1/sqrt(fan in), which is too small for this
     depth: the signal dies before the last layer (``diagnose.signal_by_layer`` shows it).
 
-    Raises ``LabError`` for an unknown version.
+    Raises ``LabError`` for values out of range.
     """
 
     def __init__(
@@ -94,8 +94,10 @@ class SqueezeNet(nn.Module):
         init: str = "he",
     ):
         super().__init__()
-        if version not in _LAYOUTS:
-            raise LabError(f"Нет версии SqueezeNet «{version}»: выберите одну из {', '.join(_LAYOUTS)}.")
+        check("num_classes", num_classes, int, 1, 10**6)
+        check("version", version, str, choices=_LAYOUTS)
+        check("dropout", dropout, float, 0, 1)
+        check("init", init, str, choices=("he", "default"))
         if logits_relu is None:
             logits_relu = not batch_norm
         channels, kernel, layout = _LAYOUTS[version]

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 
 from labnn.data import CarsData
-from labnn.errors import Diverged, LabError
+from labnn.errors import Diverged, LabError, check
 from labnn.experiment import OPTIMIZERS, ORIGINAL, Experiment, Run, make_batches, make_model, make_optimizer, run_name, run_or_load
 from labnn.progress import Standing, print_standing
 from labnn.train import keep_freed_memory, train_epoch
@@ -104,8 +104,7 @@ def run_all(
     diverges is told and left out; otherwise it ends the call. Raises ``LabError`` for less than one
     process, for one that died, and for an added optimizer whose function several processes cannot import.
     """
-    if processes < 1:
-        raise LabError(f"Значение processes={processes} не годится: задайте 1 или больше.")
+    check("processes", processes, int, 1, 1024)
     for experiment in {replace(e, seed=0, optimizer="", lr=1.0) for e in experiments}:
         make_batches(experiment, data, cache_dir)  # decoded once, before the processes could all begin to
     recorded = {index for index, experiment in enumerate(experiments) if (Path(runs_dir) / run_name(experiment, data)).exists()}

@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from labnn.diagnose import explain_collapse, find_collapse, maximum_binding
-from labnn.errors import Diverged, LabError
+from labnn.errors import Diverged, LabError, check
 from labnn.files import written_whole
 from labnn.progress import Progress, print_progress
 
@@ -101,9 +101,12 @@ def train_test(
     and ``train_accuracy`` as met on the way, ``test_loss`` and ``test_accuracy`` after it; losses are means over images of the
     plain cross-entropy, in nats, accuracies 0..1, for a mixed picture by its larger share; ``test_information`` (nats) and
     ``collapsed`` are what ``find_collapse`` goes by and says. With AMSGrad the columns of ``diagnose.maximum_binding`` follow.
-    Raises ``LabError`` for an empty loader, a broken checkpoint and too little memory, ``Diverged`` when the loss of an epoch is
+    Raises ``LabError`` for values out of range, an empty loader, a broken checkpoint and too little memory, ``Diverged`` when the loss of an epoch is
     no number; the checkpoint is then that of the epoch before.
     """
+    check("epochs", epochs, int, 1, 10**6)
+    check("test_every", test_every, int, 1, 10**6)
+    check("ema_decay", ema_decay, float, 0, 0.999999)
     device = _device(model)
     if device.type == "cpu":
         keep_freed_memory()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,9 +15,15 @@ from conftest import MINICARS, PROJECT, write_annotations
 from PIL import Image
 
 from labnn.__main__ import main
+from labnn.batches import Batches, decode_images
+from labnn.compare import Protocol
 from labnn.data import CarModelsDataset, open_dataset
+from labnn.download import download
 from labnn.errors import LabError
 from labnn.experiment import Experiment, run_or_load
+from labnn.model import SqueezeNet
+from labnn.studies import run_all
+from labnn.train import train_test
 
 TRAIN, TEST, META = "devkit/cars_train_annos.mat", "cars_test_annos_withlabels.mat", "devkit/cars_meta.mat"
 BOX = (1, 1, 40, 30)
@@ -194,6 +201,42 @@ def test_every_setting_refuses_what_is_no_value_of_it(name):
         Experiment(**{name: []})
 
 
+GREY = np.full((8, 32, 32, 3), 128, dtype=np.uint8)  # eight decoded photos
+
+# Calls in Python with an argument of the wrong type or out of range, and what the sentence names.
+CALLS = {
+    "data set is no path": (lambda: open_dataset(5), "5: задайте строку"),
+    "annotations are no path": (lambda: CarModelsDataset(None, "x"), "None: задайте строку"),
+    "download to no path": (lambda: download(3.5), "3.5: задайте строку"),
+    "missing in other words": (lambda: open_dataset(MINICARS, missing="ignore"), "missing='ignore'"),
+    "share in words": (lambda: open_dataset(MINICARS).validation("half"), "share='half'"),
+    "share above one": (lambda: open_dataset(MINICARS).validation(1.5), "share=1.5"),
+    "seed of the cut": (lambda: open_dataset(MINICARS).validation(0.2, -1), "seed=-1"),
+    "no size": (lambda: decode_images(open_dataset(MINICARS).test, 0, "x"), "size=0"),
+    "size in words": (lambda: decode_images(open_dataset(MINICARS).test, "64", "x"), "size='64'"),
+    "no batch": (lambda: Batches(GREY, [0] * 8, 0), "batch_size=0"),
+    "labels missing": (lambda: Batches(GREY, [0] * 5, 4), "Снимков 8, а меток 5"),
+    "no classes": (lambda: SqueezeNet(0), "num_classes=0"),
+    "classes in words": (lambda: SqueezeNet("196"), "num_classes='196'"),
+    "version of the network": (lambda: SqueezeNet(10, "2_0"), "version=2_0"),
+    "all dropped": (lambda: SqueezeNet(10, dropout=1.5), "dropout=1.5"),
+    "start of the weights": (lambda: SqueezeNet(10, init="glorot"), "init=glorot"),
+    "no epochs": (lambda: train_test(SqueezeNet(2), None, [], [], 0), "epochs=0"),
+    "seeds in words": (lambda: Protocol(Experiment(), seeds="5"), "seeds='5'"),
+    "no rates": (lambda: Protocol(Experiment(), grid=()), "[]"),
+    "one rate twice": (lambda: Protocol(Experiment(), grid=(0.1, 0.1)), "[0.1, 0.1]"),
+    "half a process": (lambda: run_all([], open_dataset(MINICARS), "x", cache_dir="x", processes=1.5), "processes=1.5"),
+    "device": (lambda: run_or_load(Experiment(), open_dataset(MINICARS), "x", cache_dir="x", device="tpu"), "«tpu»"),
+}
+
+
+@pytest.mark.parametrize("case", CALLS)
+def test_arguments_in_python_are_told_by_our_exception(case):
+    call, words = CALLS[case]
+    with pytest.raises(LabError, match=re.escape(words)):
+        call()
+
+
 # Arguments that the terminal refuses before it trains.
 ARGUMENTS = {
     "word for a number": (["train", "--data", "x", "--epochs", "ten"], "ten"),
@@ -204,7 +247,7 @@ ARGUMENTS = {
     "unknown study": (["study", "luck", "--data", "x"], "luck"),
     "no data": (["train"], "--data"),
     "one optimizer to compare": (["compare", "--data", "x", "--optimizers", "adam"], "adam"),
-    "no seeds": (["compare", "--data", "x", "--seeds", "0"], "зёрен 0"),
+    "no seeds": (["compare", "--data", "x", "--seeds", "0"], "seeds=0"),
     "negative rate in the grid": (["compare", "--data", "x", "--grid", "-0.1", "0.1"], "-0.1"),
     "infinite rate in the grid": (["compare", "--data", "x", "--grid", "inf"], "lr=inf"),
     "one optimizer twice": (["compare", "--data", "x", "--optimizers", "adam", "adam"], "adam, adam"),
