@@ -104,13 +104,8 @@ def train_test(
     Raises ``LabError`` for values out of range, an empty loader, a broken checkpoint and too little memory, ``Diverged`` when the loss of an epoch is
     no number; the checkpoint is then that of the epoch before.
     """
-    check("epochs", epochs, int, 1, 10**6)
-    check("test_every", test_every, int, 1, 10**6)
-    check("ema_decay", ema_decay, float, 0, 0.999999)
-    device = _device(model)
-    if device.type == "cpu":
-        keep_freed_memory()
-    model.to(memory_format=torch.channels_last)
+    _check_arguments(epochs, test_every, ema_decay)
+    device = _prepare(model)
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True) if ema_decay else None
     named = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "averaged": averaged}
     parts = {name: part for name, part in named.items() if part is not None}
@@ -134,6 +129,21 @@ def train_test(
     if averaged:
         model.load_state_dict(averaged.module.state_dict())
     return pd.DataFrame(rows)
+
+
+def _check_arguments(epochs: int, test_every: int, ema_decay: float) -> None:
+    check("epochs", epochs, int, 1, 10**6)
+    check("test_every", test_every, int, 1, 10**6)
+    check("ema_decay", ema_decay, float, 0, 0.999999)
+
+
+def _prepare(model: nn.Module) -> torch.device:
+    """Makes ``model`` and the process fast where it lies, and gives that device."""
+    device = _device(model)
+    if device.type == "cpu":
+        keep_freed_memory()
+    model.to(memory_format=torch.channels_last)
+    return device
 
 
 def _train_row(epoch: int, checkpoint: str | Path | None, model: nn.Module, optimizer: Optimizer, loader: Loader, *rest) -> tuple[int, dict]:
