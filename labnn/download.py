@@ -131,12 +131,15 @@ def _first_that_answers(sources: dict, unfinished: Path, official: Official, roo
 
 
 def _reason(error: Exception) -> str:
-    """Our own words, the server's status, or the kind of a library's error and the start of its first line."""
+    """Our own words, the server's status, a broken connection, or another library's error and the start of its first line."""
     if isinstance(error, (_Unfit, LabError)):
         return str(error).rstrip(".")
     if (response := getattr(error, "response", None)) is not None:
         return f"сервер ответил {response.status_code}"
-    return f"связь прервалась или архив негоден, {type(error).__name__}: {str(error).strip().partition(chr(10))[0][:120]}"
+    kind = type(error)
+    if kind.__module__.startswith(("httpx", "requests", "urllib3")):
+        return f"связи нет или она прервалась ({kind.__name__})"
+    return f"источник негоден, {kind.__name__}: {str(error).partition(chr(10))[0][:120]}"
 
 
 def _from_huggingface(folder: Path, official: Official, packed: Path, endpoint: str | None, progress: Callable[[int, int], None]) -> None:

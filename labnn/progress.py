@@ -55,7 +55,7 @@ def print_decoding(done: int, total: int, title: str = "Декодировани
 
 def print_download(done: int, total: int) -> None:
     """``print_decoding`` for bytes that come from the network, in megabytes."""
-    print_decoding(done // 10**6, total // 10**6, "Скачивание, МБ")
+    print_decoding(done // 10**6, max(total // 10**6, 1), "Скачивание, МБ")
 
 
 class LiveDecoding:

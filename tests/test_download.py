@@ -178,10 +178,11 @@ def test_a_dropped_connection_goes_on_from_where_it_broke(mirror, tmp_path):
     assert mirror.sent == sum(map(len, mirror.files.values()))
 
 
-def test_a_network_that_dies_leaves_what_came_for_the_next_call(mirror, tmp_path):
+def test_a_network_that_dies_leaves_what_came_for_the_next_call(mirror, tmp_path, capsys):
     mirror.dead_after = 20_500
     with pytest.raises(LabError, match="скачанное не пропадёт"):
         fetch(mirror, tmp_path)
+    assert "Источник: Hugging Face\nНе вышло: связи нет или она прервалась" in capsys.readouterr().out
     assert not (tmp_path / "stanford_cars").exists()
     mirror.dead_after = None
     fetch(mirror, tmp_path)
@@ -398,7 +399,7 @@ def test_an_archive_cannot_write_outside_its_folder(mirror, tmp_path):
     assert all(path.is_relative_to(tmp_path / "kaggle") for path in caught)
 
 
-def test_offline_names_the_three_ways(mirror, tmp_path):
+def test_offline_names_the_three_ways(mirror, tmp_path, capsys):
     gone = Mirror()
     with gone:
         pass
@@ -406,6 +407,7 @@ def test_offline_names_the_three_ways(mirror, tmp_path):
     started = time.perf_counter()
     with pytest.raises(LabError, match=r"huggingface.co или kaggle.com.*браузером.*распакуйте в .*stanford_cars"):
         fetch(gone, tmp_path)
+    assert capsys.readouterr().out.count("связи нет или она прервалась") == 4
     assert not (tmp_path / "stanford_cars").exists()
     assert time.perf_counter() - started < 30
 
