@@ -1,9 +1,11 @@
 """Stanford Cars from public mirrors, checked, into the layout that ``open_dataset`` reads. The official address has been dead since 2023."""
 
+import hashlib
 import io
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -13,7 +15,7 @@ import kagglehub
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub import get_hf_file_metadata, hf_hub_url
+from huggingface_hub import HfFileMetadata, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import disable_progress_bars
 from PIL import ExifTags, Image
@@ -172,11 +174,22 @@ def _fetch(packed: Path, endpoint: str | None, progress: Callable[[int, int], No
         with _Counted(io.FileIO(partial_file, "ab"), lambda: progress(_size(packed), total)) as file:
             if (start := file.seek(0, os.SEEK_END)) < metadata.size:
                 http_get(metadata.location, file, resume_size=start)
-        if (size := partial_file.stat().st_size) != metadata.size:
+        try:
+            _check_file(partial_file, metadata)
+        except _Unfit:
             partial_file.unlink()
-            raise _Unfit(f"файл {path.name} пришёл размером {size} байт вместо {metadata.size}")
+            raise
         os.replace(partial_file, path)
     return files
+
+
+def _check_file(file: Path, metadata: HfFileMetadata) -> None:
+    if (size := file.stat().st_size) != metadata.size:
+        raise _Unfit(f"файл {file.stem} пришёл размером {size} байт вместо {metadata.size}")
+    if re.fullmatch("[0-9a-f]{64}", metadata.etag or ""):  # the SHA-256 of a large file
+        with open(file, "rb") as content:
+            if hashlib.file_digest(content, "sha256").hexdigest() != metadata.etag:
+                raise _Unfit(f"файл {file.stem} пришёл с другой контрольной суммой")
 
 
 class _Counted(io.BufferedWriter):
@@ -213,16 +226,24 @@ def _unpack(files: Sequence[Path], folder: Path) -> Iterator[tuple[int, int]]:
     folder.mkdir()
     number = 0
     for path in files:
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=64, columns=["image"]):
-            for content in batch.column("image").field("bytes"):
-                try:
-                    size = _upright_size(io.BytesIO(content.as_py()))
-                except (OSError, TypeError) as error:
-                    raise _Unfit(f"снимок {number + 1} в {path.name} не читается: {error}") from None
-                (folder / _number(number)).write_bytes(content.as_py())
-                number += 1
-                yield size
+        for content in _pictures(path):
+            try:
+                size = _upright_size(io.BytesIO(content))
+            except (OSError, TypeError) as error:
+                raise _Unfit(f"снимок {number + 1} в {path.name} не читается: {error}") from None
+            (folder / _number(number)).write_bytes(content)
+            number += 1
+            yield size
     print(f"Распаковано снимков в {folder.name}: {number}", flush=True)
+
+
+def _pictures(file: Path) -> Iterator[bytes]:
+    try:
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=64, columns=["image"]):
+            for content in batch.column("image").field("bytes"):
+                yield content.as_py()
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise _Unfit(f"файл {file.name} не читается: {type(error).__name__}") from None
 
 
 def _official_boxes(labels: dict[str, np.ndarray], sizes: dict[str, np.ndarray]) -> dict[str, np.ndarray] | None:

@@ -16,7 +16,8 @@ class Mirror:
 
     ``files`` are Hugging Face's by path, ``archives`` and ``single`` Kaggle's: a data set's archive by handle, one file by handle and path.
     ``drop_after`` cuts every answer after so many bytes; ``dead_after`` lets no more than so many bytes through in all; ``lie`` is added to
-    the size of a file that is told beforehand; ``pause`` is a wait in seconds after each thousand bytes.
+    the size of a file that is told beforehand; ``flip`` is the place of a byte of each answer that comes changed; ``pause`` is a wait in
+    seconds after each thousand bytes.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -25,6 +26,7 @@ class Mirror:
     drop_after: int | None = None
     dead_after: int | None = None
     lie: int = 0
+    flip: int | None = None
     pause: float = 0.0
     asked: list[str] = field(default_factory=list)
     sent: int = 0
@@ -92,6 +94,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         limits = [self.mirror.drop_after, None if self.mirror.dead_after is None else max(self.mirror.dead_after - self.mirror.sent, 0)]
         part = content[: min((limit for limit in limits if limit is not None), default=len(content))]
+        if self.mirror.flip is not None:
+            part = bytes(byte ^ (place == self.mirror.flip) for place, byte in enumerate(part))
         step = 1000 if self.mirror.pause else max(len(part), 1)
         for start in range(0, len(part), step):
             self.wfile.write(part[start : start + step])

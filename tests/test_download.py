@@ -245,6 +245,16 @@ def test_a_file_of_another_size_than_promised_is_refused(lie, mirror, tmp_path, 
     assert_whole(tmp_path / "stanford_cars")
 
 
+def test_a_byte_that_changed_on_the_way_is_noticed(mirror, tmp_path, capsys):
+    mirror.flip = 2000  # in a picture
+    with pytest.raises(LabError):
+        fetch(mirror, tmp_path)
+    assert "train-00000-of-00002.parquet пришёл с другой контрольной суммой" in capsys.readouterr().out
+    mirror.flip = None
+    fetch(mirror, tmp_path)
+    assert_whole(tmp_path / "stanford_cars")
+
+
 def test_too_small_a_disk_is_told_before_anything_is_fetched(mirror, tmp_path):
     with pytest.raises(LabError, match=r"нужно 2000000.0 ГБ, а в папке .* свободно .*освободите место"):
         fetch(mirror, tmp_path, OFFICIAL._replace(photo_bytes=10**15))
