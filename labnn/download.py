@@ -173,7 +173,7 @@ def _fetch(packed: Path, endpoint: str | None, progress: Callable[[int, int], No
         partial_file = path.with_name(f"{path.name}.part")
         with _Counted(io.FileIO(partial_file, "ab"), lambda: progress(_size(packed), total)) as file:
             if (start := file.seek(0, os.SEEK_END)) < metadata.size:
-                http_get(metadata.location, file, resume_size=start)
+                http_get(address(path.relative_to(packed).as_posix()), file, resume_size=start)  # not metadata.location, which expires
         try:
             _check_file(partial_file, metadata)
         except _Unfit:

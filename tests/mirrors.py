@@ -48,13 +48,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_HEAD(self) -> None:
-        self._file(send=False)
+        self._resolve()
 
     def do_GET(self) -> None:
-        if not self.path.startswith("/archives/"):
-            return self._file(send=True)
-        handle, _, file = urllib.parse.unquote(self.path.removeprefix("/archives/")).partition("?")
-        content = self.mirror.single.get((handle, file)) if file else self.mirror.archives.get(handle)
+        place, _, name = urllib.parse.unquote(self.path)[1:].partition("/")
+        if place == "datasets":
+            return self._resolve()
+        handle, _, file = name.partition("?")
+        held = self.mirror.files if place == "storage" else self.mirror.single if file else self.mirror.archives
+        content = held.get((handle, file) if file else handle)
         self._answer(content or b"", {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes"}, status=200 if content else 404)
 
     def do_POST(self) -> None:
@@ -68,18 +70,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         else:
             self._answer(b"", status=404)
 
-    def _file(self, send: bool) -> None:
-        """Hugging Face's interface: ``/datasets/OWNER/NAME/resolve/REVISION/PATH``."""
+    def _resolve(self) -> None:
+        """Hugging Face's interface, ``/datasets/OWNER/NAME/resolve/REVISION/PATH``: sends a large file's reader to its storage."""
         match = re.fullmatch(r"/datasets/[^/]+/[^/]+/resolve/([0-9a-f]{40})/(.+)", self.path)
         content = self.mirror.files.get(match[2]) if match else None
         if content is None:
-            return self._answer(b"", status=404, send=send)
-        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": match[1], "Accept-Ranges": "bytes"}
-        if not send:
-            headers["X-Linked-Size"] = str(len(content) + self.mirror.lie)
-        self._answer(content, headers, send=send)
+            return self._answer(b"", status=404)
+        size, digest = len(content) + self.mirror.lie, hashlib.sha256(content).hexdigest()
+        headers = {"X-Repo-Commit": match[1], "X-Linked-Size": str(size), "X-Linked-ETag": f'"{digest}"'}
+        storage = self.mirror.address.replace("127.0.0.1", "localhost")  # another host than the hub's
+        self._answer(b"", headers | {"Location": f"{storage}/storage/{match[2]}"}, status=302)
 
-    def _answer(self, content: bytes, headers: dict[str, str] | None = None, status: int = 200, send: bool = True) -> None:
+    def _answer(self, content: bytes, headers: dict[str, str] | None = None, status: int = 200) -> None:
         wanted = self.headers.get("Range")
         self.mirror.asked.append(f"{self.command} {self.path}" + (f" {wanted}" if wanted else ""))
         if wanted and status == 200:
@@ -90,8 +92,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         for name, value in ((headers or {}) | {"Content-Length": str(len(content))}).items():
             self.send_header(name, value)
         self.end_headers()
-        if not send:
-            return
         limits = [self.mirror.drop_after, None if self.mirror.dead_after is None else max(self.mirror.dead_after - self.mirror.sent, 0)]
         part = content[: min((limit for limit in limits if limit is not None), default=len(content))]
         if self.mirror.flip is not None:
