@@ -7,17 +7,14 @@ import logging
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-import kagglehub
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub import HfFileMetadata, get_hf_file_metadata, hf_hub_url
-from huggingface_hub.file_download import http_get
-from huggingface_hub.utils import disable_progress_bars
 from PIL import ExifTags, Image
 
 from labnn.data import CarsData, open_dataset
@@ -25,6 +22,13 @@ from labnn.errors import LabError, as_path
 from labnn.files import alone, is_full, readable, told
 from labnn.layouts import Official, find_dataset, official_classes, read_boxes, same_name, write_annotations
 from labnn.progress import print_download
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # in a notebook without widgets their progress bars complain
+    import kagglehub
+    from huggingface_hub import HfFileMetadata, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import disable_progress_bars
 
 _REPOSITORY, _REVISION = "tanganke/stanford_cars", "9abf6cf7d6dfa7b95152a0d6e791ea9435b47a40"
 _PARQUET = {part: [f"data/{part}-0000{number}-of-00002.parquet" for number in (0, 1)] for part in ("train", "test")}

@@ -1,9 +1,13 @@
 """Broken bytes and senseless values, drawn at random: the readers give a data set or our one-sentence error, never another."""
 
+import shutil
+
+import pytest
 import scipy.io
 from conftest import MINICARS, write_annotations
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_layouts import single_file
 
 from labnn.data import CarModelsDataset, open_dataset
 from labnn.errors import LabError
@@ -47,6 +51,27 @@ def test_damaged_annotations(tmp_path, content):
 def test_damaged_class_list(tiny_root, content):
     (tiny_root / "devkit" / "cars_meta.mat").write_bytes(content)
     reads_or_tells(lambda: open_dataset(tiny_root))
+
+
+@pytest.fixture(scope="module")
+def single_root(tmp_path_factory):
+    """The embedded set as one file of annotations and one folder of photos."""
+    root = tmp_path_factory.mktemp("single") / "set"
+    shutil.copytree(MINICARS, root)
+    single_file(root)
+    return root
+
+
+@BOUNDED
+@given(data=st.data())
+def test_damaged_single_file_of_annotations(single_root, data):
+    file = single_root / "cars_annos.mat"
+    content = file.read_bytes()
+    file.write_bytes(data.draw(damaged(content)))
+    try:
+        reads_or_tells(lambda: open_dataset(single_root))
+    finally:
+        file.write_bytes(content)
 
 
 @BOUNDED
