@@ -61,10 +61,10 @@ def download(
         logging.getLogger(library).setLevel(logging.ERROR)  # what they say is said here, in Russian
     disable_progress_bars()
     if _occupied(root):
-        return _present(root)
+        return _present(root, official)
     with alone(root, f"Набор {root}"):
         if _occupied(root):  # by who was waited for
-            return _present(root)
+            return _present(root, official)
         unfinished, packed = (root.with_name(f".{root.name}.{state}") for state in ("unfinished", "download"))
         _check_space(root.parent, 2 * official.photo_bytes - _size(packed))
         sources = {"Hugging Face": partial(_from_huggingface, packed=packed, endpoint=endpoint, progress=progress)}
@@ -88,9 +88,12 @@ def _occupied(root: Path) -> bool:
         return root.exists() and not (root.is_dir() and next(root.iterdir(), None) is None)
 
 
-def _present(root: Path) -> CarsData:
+def _present(root: Path, official: Official) -> CarsData:
     try:
         data = open_dataset(root)
+        _check_classes(data.class_names, official)
+    except _Unfit as error:
+        raise LabError(f"Место {root} занято другим набором, не Stanford Cars ({error}): укажите другое.") from None
     except LabError as error:
         found = str(error).partition(":")[0]
         raise LabError(f"Место {root} занято, а целого набора там нет ({found}): освободите его или укажите другое.") from None

@@ -164,6 +164,11 @@ def test_a_folder_with_something_else_is_left_alone(mirror, tmp_path):
     assert not (tmp_path / "locks").exists()
 
 
+def test_another_data_set_is_not_taken_for_it(tiny_root, tmp_path):
+    with pytest.raises(LabError, match="tiny занято другим набором, не Stanford Cars .*: укажите другое"):
+        download(tiny_root)
+
+
 def test_an_empty_folder_is_filled(mirror, tmp_path):
     (tmp_path / "stanford_cars").mkdir()
     fetch(mirror, tmp_path)
