@@ -168,7 +168,7 @@ def _from_huggingface(folder: Path, official: Official, packed: Path, endpoint: 
 def _fetch(packed: Path, endpoint: str | None, progress: Callable[[int, int], None]) -> dict[str, list[Path]]:
     """The parquet files of each part in the folder ``packed``; those that are whole there already are not asked for.
 
-    Not by ``hf_hub_download``: since huggingface_hub 1.31 it begins an interrupted file anew in the next process.
+    Not by ``hf_hub_download``: in huggingface_hub 1.19 and later it begins an interrupted file anew in the next process.
     """
     files = {part: [packed / name for name in names] for part, names in _PARQUET.items()}
     absent = [path for paths in files.values() for path in paths if not path.exists()]
