@@ -327,8 +327,13 @@ def test_a_killed_download_goes_on(mirror, tmp_path):
 def test_of_two_processes_one_downloads_and_the_other_waits(mirror, tmp_path):
     folder = tmp_path / "shared"
     folder.mkdir()
-    mirror.pause = 0.02
+    mirror.pause = 0.5  # until the second has come, however long it takes to start
     both = [in_process(mirror.address, folder) for _ in range(2)]
+    while all(process.is_alive() for process in both) and not any(
+        "жду его" in path.read_text(encoding="utf-8") for path in tmp_path.glob("shared.*.txt")
+    ):
+        time.sleep(0.02)
+    mirror.pause = 0
     for process in both:
         process.join()
     assert_whole(folder / "stanford_cars")
