@@ -138,7 +138,7 @@ def _train(arguments: argparse.Namespace) -> None:
     data = open_dataset(arguments.data, crop_to_box=arguments.crop_to_box, missing="skip" if arguments.skip_missing else "error")
     folder = arguments.out / run_name(experiment, data)
     print(f"Прогон уже записан: {folder}" if folder.exists() else f"Запись прогона: {folder}", flush=True)
-    run_or_load(experiment, data, arguments.out, cache_dir=arguments.cache, device=usable_device(arguments.device))
+    run_or_load(experiment, data, arguments.out, cache_dir=arguments.cache, device=arguments.device)
 
 
 def _compare(arguments: argparse.Namespace) -> None:

@@ -278,8 +278,10 @@ def _from_kaggle(handle: str, folder: Path, official: Official) -> None:
         names = [_number(index) if "/" in name else name for index, name in enumerate(listing.names)]
         for source, name in zip(listing.names, names, strict=True):
             _link(listing.images_dir / source, folder / f"cars_{part}" / name)
-        sizes = [] if listing.boxes is not None else [_upright_size(folder / f"cars_{part}" / name) for name in names]
-        parts[part] = (names, listing.labels, listing.boxes if listing.boxes is not None else _whole(np.array(sizes)))
+        boxes = listing.boxes
+        if boxes is None:
+            boxes = _whole(np.array([_upright_size(folder / f"cars_{part}" / name) for name in names]))
+        parts[part] = (names, listing.labels, boxes)
     write_annotations(folder, parts, official.class_names)
 
 

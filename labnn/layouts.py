@@ -169,13 +169,12 @@ def _class_folders(base: Path) -> tuple[Listing, Listing, list[str]] | None:
     if not ((base / "train").is_dir() and (base / "test").is_dir()):
         return None
     photos = {part: _photos(base / part) for part in ("train", "test")}
-    folders = sorted({os.path.dirname(name) for names in photos.values() for name in names} - {""})
+    folders = sorted({os.path.dirname(name) for names in photos.values() for name in names})
     if not folders:
         return None
     class_names, label_of = _order(folders, base)
     parts = []
     for part, names in photos.items():
-        names = [name for name in names if os.path.dirname(name)]
         labels = np.array([label_of[os.path.dirname(name)] for name in names], dtype=np.int64)
         if not names:
             raise LabError(f"В папке {base / part} нет ни одного снимка в папках классов: положите их туда.")
@@ -187,9 +186,9 @@ def _class_folders(base: Path) -> tuple[Listing, Listing, list[str]] | None:
 
 
 def _photos(folder: Path) -> list[str]:
-    """Paths of all photos below ``folder``, relative to it, with "/", sorted."""
-    found = [os.path.relpath(os.path.join(place, name), folder) for place, _, names in os.walk(folder) for name in names]
-    return sorted(Path(name).as_posix() for name in found if name.lower().endswith(IMG_EXTENSIONS))
+    """Paths of all photos in the folders below ``folder``, relative to it, with "/", sorted."""
+    found = [Path(place, name).relative_to(folder) for place, _, names in os.walk(folder) for name in names]
+    return sorted(path.as_posix() for path in found if len(path.parts) > 1 and path.name.lower().endswith(IMG_EXTENSIONS))
 
 
 def _order(folders: list[str], base: Path) -> tuple[list[str], dict[str, int]]:

@@ -22,7 +22,6 @@ from math import isnan, nan
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 import torch
 import torchvision
 from PIL import Image
@@ -35,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from labnn.batches import Augment, Batches, Mix, decode_images
 from labnn.data import open_dataset
 from labnn.experiment import Experiment
+from labnn.layouts import write_annotations
 from labnn.model import SqueezeNet
 from labnn.tables import number
 from labnn.train import autocast, keep_freed_memory, precision, train_epoch
@@ -324,7 +324,7 @@ def mebibytes(field: str) -> float:
 
 def generate(root: Path, count: int) -> Path:
     """A data set of ``count`` photos in the official layout: 64 different noise pictures under many names."""
-    for folder in ("devkit", "cars_train", "cars_test"):
+    for folder in ("cars_train", "cars_test"):
         (root / folder).mkdir()
     random = np.random.default_rng(0)
     for index in range(64):
@@ -333,12 +333,9 @@ def generate(root: Path, count: int) -> Path:
     for index in range(64, count):
         os.link(root / "cars_train" / f"{index % 64 + 1:06d}.jpg", root / "cars_train" / f"{index + 1:06d}.jpg")
     os.link(root / "cars_train" / "000001.jpg", root / "cars_test" / "000001.jpg")
-    records = np.zeros((1, count), dtype=[(field, object) for field in ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname")])
-    for index in range(count):
-        records[0, index] = (1, 1, 170, 128, index % 196 + 1, f"{index + 1:06d}.jpg")
-    scipy.io.savemat(root / "devkit" / "cars_train_annos.mat", {"annotations": records})
-    scipy.io.savemat(root / "cars_test_annos_withlabels.mat", {"annotations": records[:, :1]})
-    scipy.io.savemat(root / "devkit" / "cars_meta.mat", {"class_names": np.array([[f"класс {k + 1}" for k in range(196)]], dtype=object)})
+    names, labels, boxes = [f"{index + 1:06d}.jpg" for index in range(count)], np.arange(count) % 196, np.tile((1, 1, 170, 128), (count, 1))
+    parts = {"train": (names, labels, boxes), "test": (names[:1], labels[:1], boxes[:1])}
+    write_annotations(root, parts, [f"класс {index + 1}" for index in range(196)])
     return root
 
 
