@@ -30,8 +30,14 @@ PAINTS = (  # saturation, value and hue: any bright colour, grey from white to b
 )
 MAT_HEADER = b"MATLAB 5.0 MAT-file, MiniCars".ljust(116)  # scipy puts the time of writing here
 COLOURS = {
-    "metal": (196, 200, 204), "plastic": (44, 45, 48), "hole": (22, 22, 24), "sign": (250, 178, 30),
-    "seat": (96, 62, 44), "cloth": (58, 52, 54), "white lamp": (250, 246, 220), "red lamp": (196, 30, 28),
+    "metal": (196, 200, 204),
+    "plastic": (44, 45, 48),
+    "hole": (22, 22, 24),
+    "sign": (250, 178, 30),
+    "seat": (96, 62, 44),
+    "cloth": (58, 52, 54),
+    "white lamp": (250, 246, 220),
+    "red lamp": (196, 30, 28),
 }
 
 Colour = tuple[int, int, int]
@@ -89,7 +95,10 @@ def rectangle(x1: float, y1: float, x2: float, y2: float) -> Points:
 
 def slats(x1: float, x2: float, y1: float, y2: float) -> Sequence[tuple[str, Points]]:
     """A panel of upright slats, dark and light in turn: a texture that leaves the mean colour alone."""
-    return tuple(("dark paint" if index % 2 else "light paint", rectangle(x, y1, x + 1.4, y2)) for index, x in enumerate(np.arange(x1, x2, 1.4)))
+    return tuple(
+        ("dark paint" if index % 2 else "light paint", rectangle(x, y1, x + 1.4, y2))
+        for index, x in enumerate(np.arange(x1, x2, 1.4))
+    )
 
 
 def chequers(x1: float, x2: float, y1: float, y2: float) -> Sequence[tuple[str, Points]]:
@@ -103,96 +112,162 @@ def chequers(x1: float, x2: float, y1: float, y2: float) -> Sequence[tuple[str, 
 BODIES = (
     Body(
         "седан",
-        wheels=(8.5, 37.5, 3.2, 0.7), lamps=(8.3, 7.4), pillars=(12.2, 20.2), seams=(11, 20.2, 30.6), handles=(12.6, 22),
-        profile=path("0.4,3 0,5 0.2,8.8 1,9.7 7.5,10.1 13,13.8 16,14.5 23,14.6 26,14 32.5,10 42,8.8 45.4,7.2 46,5 45.6,2.8"),
+        wheels=(8.5, 37.5, 3.2, 0.7),
+        lamps=(8.3, 7.4),
+        pillars=(12.2, 20.2),
+        seams=(11, 20.2, 30.6),
+        handles=(12.6, 22),
+        profile=path(
+            "0.4,3 0,5 0.2,8.8 1,9.7 7.5,10.1 13,13.8 16,14.5 23,14.6 26,14 32.5,10 42,8.8 45.4,7.2 46,5 45.6,2.8"
+        ),
         glass=path("9,10.2 13.6,13.3 16.5,13.8 22.5,13.8 25.5,13.3 30.6,10.2"),
         front=(("metal", rectangle(12.6, 6, 33, 7)),),
     ),
     Body(
         "хэтчбек",
-        wheels=(6.3, 32.5, 3.2, 0.7), lamps=(9.2, 7.4), pillars=(14.6,), seams=(7.5, 14.6, 24.8), handles=(9, 16.4),
-        profile=path("0.4,3 0,5.5 0.3,8.6 0.7,9.8 3.4,14 6,15 14,15.2 20,14.6 26.5,10.4 36,9 39.3,7.4 40,5 39.6,2.8"),
+        wheels=(6.3, 32.5, 3.2, 0.7),
+        lamps=(9.2, 7.4),
+        pillars=(14.6,),
+        seams=(7.5, 14.6, 24.8),
+        handles=(9, 16.4),
+        profile=path(
+            "0.4,3 0,5.5 0.3,8.6 0.7,9.8 3.4,14 6,15 14,15.2 20,14.6 26.5,10.4 36,9 39.3,7.4 40,5 39.6,2.8"
+        ),
         glass=path("4,10.5 6,13.5 14,14.3 19.6,13.8 24.8,10.5"),
         front=(("plastic", path("-0.6,13.6 -0.4,15 6,15.8 6,14.8")),),
     ),
     Body(
         "универсал",
-        wheels=(9.8, 39, 3.2, 0.7), lamps=(9.2, 7.4), pillars=(11.2, 20.8), seams=(11.2, 20.8, 31), handles=(12.8, 22.6),
-        profile=path("0.4,3 0,5 0.2,9 0.7,10.4 2.6,14.2 5,15.1 18,15.3 25,14.6 33,10 44,8.6 47.4,7.2 48,5 47.6,2.8"),
+        wheels=(9.8, 39, 3.2, 0.7),
+        lamps=(9.2, 7.4),
+        pillars=(11.2, 20.8),
+        seams=(11.2, 20.8, 31),
+        handles=(12.8, 22.6),
+        profile=path(
+            "0.4,3 0,5 0.2,9 0.7,10.4 2.6,14.2 5,15.1 18,15.3 25,14.6 33,10 44,8.6 47.4,7.2 48,5 47.6,2.8"
+        ),
         glass=path("2.8,10.4 4.6,13.8 18,14.2 24.4,13.7 31,10.4"),
         front=(
             *slats(13, 36, 4.6, 9),
-            ("metal", path("4,15.9 4.5,16.8 22,16.8 22.5,15.9")), ("metal", rectangle(5, 15, 6, 16)),
+            ("metal", path("4,15.9 4.5,16.8 22,16.8 22.5,15.9")),
+            ("metal", rectangle(5, 15, 6, 16)),
             ("metal", rectangle(20.5, 15, 21.5, 16)),
         ),
     ),
     Body(
         "купе",
-        wheels=(8.5, 36.5, 3.4, 0.6), lamps=(7.8, 6.4), pillars=(14.6,), seams=(14.2, 27.4), handles=(15.6,),
-        profile=path("0.4,3 0,5 0.3,8.4 1.2,9.2 4,9.4 13.5,12.5 18,13 21.5,12.5 28.5,9.2 40,8 44.2,6.2 45,4.4 44.6,2.4"),
+        wheels=(8.5, 36.5, 3.4, 0.6),
+        lamps=(7.8, 6.4),
+        pillars=(14.6,),
+        seams=(14.2, 27.4),
+        handles=(15.6,),
+        profile=path(
+            "0.4,3 0,5 0.3,8.4 1.2,9.2 4,9.4 13.5,12.5 18,13 21.5,12.5 28.5,9.2 40,8 44.2,6.2 45,4.4 44.6,2.4"
+        ),
         glass=path("10.5,9.6 15,11.9 18,12.3 20.8,12 26.3,9.6"),
         front=(
-            ("plastic", path("-0.8,11.4 -0.6,12.7 5.4,12 5.4,11.1")), ("plastic", rectangle(1.8, 9, 3, 11.6)),
+            ("plastic", path("-0.8,11.4 -0.6,12.7 5.4,12 5.4,11.1")),
+            ("plastic", rectangle(1.8, 9, 3, 11.6)),
             ("hole", path("10.4,8 13.4,8 13.4,4.6 12.4,4.6")),
         ),
     ),
     Body(
         "кабриолет",
-        wheels=(8, 35.5, 3.3, 0.6), lamps=(7.8, 6.8), pillars=(), seams=(13.6, 25.6), handles=(15,),
-        profile=path("0.4,3 0,5 0.2,8.2 1.4,9.2 9,9.8 11,9.2 25,9.2 26.8,9.7 38,8.4 42.2,6.8 43,4.8 42.6,2.6"),
+        wheels=(8, 35.5, 3.3, 0.6),
+        lamps=(7.8, 6.8),
+        pillars=(),
+        seams=(13.6, 25.6),
+        handles=(15,),
+        profile=path(
+            "0.4,3 0,5 0.2,8.2 1.4,9.2 9,9.8 11,9.2 25,9.2 26.8,9.7 38,8.4 42.2,6.8 43,4.8 42.6,2.6"
+        ),
         glass=path("24.4,9.4 21.6,12.8 21,12.8 21.6,9.4"),
         screen=path("26.4,9.6 21.4,13.2"),
         behind=(
-            ("seat", path("11.6,8 10.8,11 12.6,11.2 13.8,8")), ("seat", path("10.9,11.2 10.8,12.4 12.2,12.5 12.4,11.3")),
-            ("seat", path("17.6,8 16.6,11 18.4,11.2 19.8,8")), ("seat", path("16.8,11.2 16.7,12.6 18.1,12.7 18.3,11.3")),
+            ("seat", path("11.6,8 10.8,11 12.6,11.2 13.8,8")),
+            ("seat", path("10.9,11.2 10.8,12.4 12.2,12.5 12.4,11.3")),
+            ("seat", path("17.6,8 16.6,11 18.4,11.2 19.8,8")),
+            ("seat", path("16.8,11.2 16.7,12.6 18.1,12.7 18.3,11.3")),
             ("cloth", path("4.2,9 5,10.8 9.4,11.2 10.8,9")),
         ),
         front=(("plastic", path("26.6,9.4 21.9,13.4 20.8,13.4 20.8,12.9 21.6,12.9 25.4,9.4")),),
     ),
     Body(
         "внедорожник",
-        wheels=(9, 37, 4.2, 1.3), lamps=(10.4, 10.2), pillars=(10.6, 19.6), seams=(11.4, 19.6, 29), handles=(12.6, 21.4),
-        profile=path("0.4,4.6 0,6.5 0.2,11.4 0.6,12.8 1.8,17 3.6,18 20,18.3 26,17.7 30.5,13 42.5,12.2 45.4,11 46,7.5 45.6,4.4"),
+        wheels=(9, 37, 4.2, 1.3),
+        lamps=(10.4, 10.2),
+        pillars=(10.6, 19.6),
+        seams=(11.4, 19.6, 29),
+        handles=(12.6, 21.4),
+        profile=path(
+            "0.4,4.6 0,6.5 0.2,11.4 0.6,12.8 1.8,17 3.6,18 20,18.3 26,17.7 30.5,13 42.5,12.2 45.4,11 46,7.5 45.6,4.4"
+        ),
         glass=path("2.4,12.9 3.6,16.7 20,17.1 25.3,16.6 28.6,12.9"),
         behind=(("plastic", rectangle(-2.8, 6, 0.4, 13.4)),),
         front=(
-            ("plastic", rectangle(4, 18.9, 23, 19.8)), ("plastic", rectangle(7, 18, 7.8, 19)), ("plastic", rectangle(20, 18, 20.8, 19)),
-            ("plastic", rectangle(12, 3.4, 34, 6)), ("plastic", path("45,4.4 45,5.6 46.4,5.6 46.4,11.4 47.6,11.4 47.6,4.4")),
+            ("plastic", rectangle(4, 18.9, 23, 19.8)),
+            ("plastic", rectangle(7, 18, 7.8, 19)),
+            ("plastic", rectangle(20, 18, 20.8, 19)),
+            ("plastic", rectangle(12, 3.4, 34, 6)),
+            ("plastic", path("45,4.4 45,5.6 46.4,5.6 46.4,11.4 47.6,11.4 47.6,4.4")),
         ),
     ),
     Body(
         "пикап",
-        wheels=(10, 43, 4, 1), lamps=(10, 9.4), pillars=(28.8,), seams=(20.8, 28.8, 37.4), handles=(22.6, 30.4),
-        profile=path("0.3,5 0,7 0.1,11.2 20.6,11.4 21.8,16.6 24,17.4 31,17.6 34.5,17 39,12.2 48.5,11.2 51.4,10 52,7 51.6,4.4"),
+        wheels=(10, 43, 4, 1),
+        lamps=(10, 9.4),
+        pillars=(28.8,),
+        seams=(20.8, 28.8, 37.4),
+        handles=(22.6, 30.4),
+        profile=path(
+            "0.3,5 0,7 0.1,11.2 20.6,11.4 21.8,16.6 24,17.4 31,17.6 34.5,17 39,12.2 48.5,11.2 51.4,10 52,7 51.6,4.4"
+        ),
         glass=path("22.6,12.3 23.6,16.2 31,16.6 33.8,16.2 37,12.3"),
         front=(
-            ("hole", rectangle(0.4, 10.5, 19.8, 11.4)), ("plastic", rectangle(18.4, 11, 19.6, 17)),
+            ("hole", rectangle(0.4, 10.5, 19.8, 11.4)),
+            ("plastic", rectangle(18.4, 11, 19.6, 17)),
             ("plastic", path("14.6,11 18.4,17 19.4,16.4 16,11")),
         ),
     ),
     Body(
         "минивэн",
-        wheels=(8.6, 38, 3.3, 0.7), lamps=(11.4, 7.6), pillars=(11, 20.5, 30.6), seams=(11, 20.5, 31), handles=(18.6, 22),
+        wheels=(8.6, 38, 3.3, 0.7),
+        lamps=(11.4, 7.6),
+        pillars=(11, 20.5, 30.6),
+        seams=(11, 20.5, 31),
+        handles=(18.6, 22),
         profile=path("0.4,3.2 0,6 0.2,11 1.2,16.2 3.5,17.5 18,18 26,17.4 30,16 40,10 44.5,8.4 46,6 45.6,3"),
         glass=path("2,10.8 2.8,15.7 18,16.6 27,16 29.6,15 36.6,10.8"),
         front=(("hole", rectangle(2, 9.2, 11, 10)), *chequers(13, 34, 5.6, 8.6)),
     ),
     Body(
         "фургон",
-        wheels=(10, 43.5, 3.6, 0.8), lamps=(10, 10.2), pillars=(), seams=(23, 33.8, 43), handles=(32, 35.4),
+        wheels=(10, 43.5, 3.6, 0.8),
+        lamps=(10, 10.2),
+        pillars=(),
+        seams=(23, 33.8, 43),
+        handles=(32, 35.4),
         profile=path("0.3,4 0,6 0.1,21.6 1.2,23.4 4,24 33,24 37,22.4 44,14.5 50.4,12 52,9.5 52,5 51.6,3.6"),
         glass=path("34.6,14 34.8,20 37.6,20 42.6,14"),
         front=(("hole", rectangle(7, 12.6, 23, 13.1)), ("plastic", rectangle(14.5, 4, 38, 5))),
     ),
     Body(
         "автобус",
-        wheels=(15, 54, 4.8, 0.8), lamps=(10, 8.6), pillars=(9, 18, 27, 36, 45, 54, 63), seams=(), handles=(),
+        wheels=(15, 54, 4.8, 0.8),
+        lamps=(10, 8.6),
+        pillars=(9, 18, 27, 36, 45, 54, 63),
+        seams=(),
+        handles=(),
         profile=path("0.3,4 0,6 0,27 1.2,28.6 4,29 66,29 70,28.2 71.4,26 72,12 72,6 71.6,3.6"),
         glass=path("1.4,15 1.4,25 70.6,25 71.2,15"),
         front=(
-            ("hole", rectangle(27, 4, 36, 25.4)), ("glass", rectangle(27.6, 4.8, 31.2, 24.8)),
-            ("glass", rectangle(31.8, 4.8, 35.4, 24.8)), ("hole", rectangle(62, 4, 69.6, 25.4)),
-            ("glass", rectangle(62.6, 4.8, 65.5, 24.8)), ("glass", rectangle(66.1, 4.8, 69, 24.8)), ("sign", rectangle(45, 26, 60, 28.2)),
+            ("hole", rectangle(27, 4, 36, 25.4)),
+            ("glass", rectangle(27.6, 4.8, 31.2, 24.8)),
+            ("glass", rectangle(31.8, 4.8, 35.4, 24.8)),
+            ("hole", rectangle(62, 4, 69.6, 25.4)),
+            ("glass", rectangle(62.6, 4.8, 65.5, 24.8)),
+            ("glass", rectangle(66.1, 4.8, 69, 24.8)),
+            ("sign", rectangle(45, 26, 60, 28.2)),
         ),
     ),
 )
@@ -208,23 +283,35 @@ class View:
         stretched = np.concatenate([[0], np.cumsum(np.diff(knots) * rng.uniform(0.75, 1.3, 4))])
         self._x_from, self._x_to = ([-20, *ends, ends[-1] + 20] for ends in (knots, stretched))
         low, high = np.array([body.belt, body.height - body.belt]) * rng.uniform(0.8, 1.25, 2)
-        self._y_from, self._y_to = [0, body.belt, body.height, body.height + 20], [0, low, low + high, low + high + 20]
+        self._y_from, self._y_to = (
+            [0, body.belt, body.height, body.height + 20],
+            [0, low, low + high, low + high + 20],
+        )
         self._length, height = stretched[-1], low + high
         # From the near side to the far side: how much of the front (x > 0) or of the rear, and of the roof, is seen.
         self._depth = np.array([rng.uniform(-13, 13), rng.uniform(0.5, 3.5)]) * height / 15
         full_length, full_height = self._length + abs(self._depth[0]), height + self._depth[1]
-        self.scale = min(rng.uniform(0.75, 1.05) * canvas[0] / full_length, rng.uniform(0.62, 0.8) * canvas[1] / full_height)
+        self.scale = min(
+            rng.uniform(0.75, 1.05) * canvas[0] / full_length,
+            rng.uniform(0.62, 0.8) * canvas[1] / full_height,
+        )
         spare = canvas[0] - self.scale * full_length
         self.ground = canvas[1] * rng.uniform(0.86, 0.95)
         self._heading = rng.choice([-1, 1])
-        self._centre = canvas[0] / 2 + rng.uniform(-0.5, 0.5) * spare - self._heading * self._depth[0] * self.scale / 2
+        self._centre = (
+            canvas[0] / 2 + rng.uniform(-0.5, 0.5) * spare - self._heading * self._depth[0] * self.scale / 2
+        )
         self._perspective = rng.uniform(-0.35, 0.35)
         self.tilt = np.radians(rng.uniform(-6, 6))
 
-    def place(self, points: Points, offset: Points = ((0, 0),), depth: float = 0.0) -> list[tuple[float, float]]:
+    def place(
+        self, points: Points, offset: Points = ((0, 0),), depth: float = 0.0
+    ) -> list[tuple[float, float]]:
         """Canvas points of car points; ``offset`` (decimetres) is kept out of the jitter, ``depth`` 1 is the car's far side."""
         x, y = np.asarray(points, dtype=float).T
-        stretched = np.stack([np.interp(x, self._x_from, self._x_to), np.interp(y, self._y_from, self._y_to)], axis=1)
+        stretched = np.stack(
+            [np.interp(x, self._x_from, self._x_to), np.interp(y, self._y_from, self._y_to)], axis=1
+        )
         x, y = (stretched + np.asarray(offset) + depth * self._depth).T
         x = self._heading * (x / self._length - 0.5)
         near = 1 + self._perspective * x
@@ -241,7 +328,9 @@ class Brush:
         self._draw = ImageDraw.Draw(canvas)
         self._view = view
 
-    def fill(self, points: Points, colour: Colour, bottom: Colour | None = None, *, radius: float = 0.3, **place) -> None:
+    def fill(
+        self, points: Points, colour: Colour, bottom: Colour | None = None, *, radius: float = 0.3, **place
+    ) -> None:
         """A shape with rounded corners, in one colour or in a gradient down to the colour ``bottom``."""
         outline = self._view.place(rounded(points, radius), **place)
         if bottom is None:
@@ -255,9 +344,16 @@ class Brush:
 
     def line(self, points: Points, colour: Colour, width: float) -> None:
         """A line ``width`` decimetres thick."""
-        self._draw.line(self._view.place(points), fill=(*colour, 255), width=max(1, round(width * self._view.scale)), joint="curve")
+        self._draw.line(
+            self._view.place(points),
+            fill=(*colour, 255),
+            width=max(1, round(width * self._view.scale)),
+            joint="curve",
+        )
 
-    def circle(self, x: float, y: float, radius: float, colour: Colour, offset: Point = (0, 0), depth: float = 0) -> None:
+    def circle(
+        self, x: float, y: float, radius: float, colour: Colour, offset: Point = (0, 0), depth: float = 0
+    ) -> None:
         """A circle about a car point, or ``offset`` decimetres from it, that jittered proportions leave round."""
         angle = np.linspace(0, 2 * np.pi, 32, endpoint=False)
         ring = np.asarray(offset) + radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
@@ -277,7 +373,9 @@ def draw_car(rng: np.random.Generator, body: Body) -> tuple[Image.Image, Box]:
     view = View(rng, body, canvas)
     picture = draw_scene(rng, canvas, view)
     shadow = Image.new("L", canvas)
-    outline = view.place([(-1, -0.6), (body.length + 1, -0.6)]) + view.place([(body.length + 1, 0.4), (-1, 0.4)], depth=1)
+    outline = view.place([(-1, -0.6), (body.length + 1, -0.6)]) + view.place(
+        [(body.length + 1, 0.4), (-1, 0.4)], depth=1
+    )
     ImageDraw.Draw(shadow).polygon(outline, fill=int(rng.integers(120, 220)))
     picture.paste((12, 12, 16), mask=shadow.filter(ImageFilter.BoxBlur(2 * SUPERSAMPLING)))
     car = Image.new("RGBA", canvas)
@@ -383,7 +481,9 @@ def draw_scene(rng: np.random.Generator, canvas: tuple[int, int], view: View) ->
     elif far == "hills":
         for layer in range(3):
             x = np.linspace(0, width, 40)
-            y = horizon * (0.75 + 0.1 * layer) + 0.12 * horizon * np.sin(x / width * rng.uniform(3, 14) + rng.uniform(0, 7))
+            y = horizon * (0.75 + 0.1 * layer) + 0.12 * horizon * np.sin(
+                x / width * rng.uniform(3, 14) + rng.uniform(0, 7)
+            )
             hill = [(0, horizon), *zip(x, y, strict=True), (width, horizon)]
             draw.polygon(hill, fill=random_colour(rng, (0.2, 0.6), (0.3, 0.8), hue=(0.15, 0.45)))
     else:
@@ -391,7 +491,11 @@ def draw_scene(rng: np.random.Generator, canvas: tuple[int, int], view: View) ->
         top = int(rng.uniform(0, 0.5) * horizon)
         for row, y in enumerate(range(horizon, top, -brick // 2)):
             for x in range(-brick * (row % 2) // 2, width, brick):
-                draw.rectangle((x, y - brick // 2, x + brick, y), fill=shade(wall, rng.uniform(0.88, 1.08)), outline=shade(wall, 0.75))
+                draw.rectangle(
+                    (x, y - brick // 2, x + brick, y),
+                    fill=shade(wall, rng.uniform(0.88, 1.08)),
+                    outline=shade(wall, 0.75),
+                )
     for _ in range(rng.integers(0, 5)):
         draw_tree(rng, draw, rng.uniform(0, width), horizon, rng.uniform(0.2, 0.7) * horizon)
     tones = [random_colour(rng, (0, 0.2), value, hue=(0, 0.6)) for value in ((0.4, 0.8), (0.25, 0.7))]
@@ -411,7 +515,10 @@ def draw_tree(rng: np.random.Generator, draw: ImageDraw.ImageDraw, x: float, y: 
     for _ in range(14):
         radius = height * rng.uniform(0.1, 0.2)
         blob_x, blob_y = x + height * rng.uniform(-0.25, 0.25), y - height * rng.uniform(0.45, 0.85)
-        draw.ellipse((blob_x - radius, blob_y - radius, blob_x + radius, blob_y + radius), fill=shade(leaves, rng.uniform(0.75, 1.25)))
+        draw.ellipse(
+            (blob_x - radius, blob_y - radius, blob_x + radius, blob_y + radius),
+            fill=shade(leaves, rng.uniform(0.75, 1.25)),
+        )
 
 
 def draw_obstacle(rng: np.random.Generator, picture: Image.Image, box: Sequence[int]) -> None:
@@ -428,8 +535,12 @@ def draw_obstacle(rng: np.random.Generator, picture: Image.Image, box: Sequence[
         tall = height * rng.uniform(0.6, 0.9)
         clothes, legs = random_colour(rng, (0.1, 0.9), (0.2, 0.9)), random_colour(rng, (0, 0.6), (0.1, 0.5))
         for side in (-0.06, 0.02):
-            draw.rounded_rectangle((x + side * tall, y - 0.5 * tall, x + (side + 0.06) * tall, y), 6, fill=legs)
-        draw.rounded_rectangle((x - 0.11 * tall, y - 0.85 * tall, x + 0.12 * tall, y - 0.4 * tall), 0.06 * tall, fill=clothes)
+            draw.rounded_rectangle(
+                (x + side * tall, y - 0.5 * tall, x + (side + 0.06) * tall, y), 6, fill=legs
+            )
+        draw.rounded_rectangle(
+            (x - 0.11 * tall, y - 0.85 * tall, x + 0.12 * tall, y - 0.4 * tall), 0.06 * tall, fill=clothes
+        )
         draw.ellipse((x - 0.07 * tall, y - tall, x + 0.07 * tall, y - 0.84 * tall), fill=(214, 164, 134))
 
 
@@ -451,7 +562,9 @@ def random_colour(rng: np.random.Generator, saturation: Range, value: Range, hue
 
 def gradient(box: Box, top: Colour, bottom: Colour) -> Image.Image:
     """A picture of the size of ``box`` that runs from one colour to another."""
-    return ImageOps.colorize(Image.linear_gradient("L").resize((box[2] - box[0], box[3] - box[1])), top, bottom)
+    return ImageOps.colorize(
+        Image.linear_gradient("L").resize((box[2] - box[0], box[3] - box[1])), top, bottom
+    )
 
 
 def shade(colour: Colour, factor: float) -> Colour:
@@ -463,8 +576,13 @@ def rounded(points: Points, radius: float) -> Points:
     """The polygon with each corner replaced by a curve that leaves the sides ``radius`` before it."""
     points = np.asarray(points, dtype=float)
     curve = []
-    for before, corner, after in zip(np.roll(points, 1, axis=0), points, np.roll(points, -1, axis=0), strict=True):
-        start, end = (corner + side * min(0.5, radius / max(np.hypot(*side), 1e-9)) for side in (before - corner, after - corner))
+    for before, corner, after in zip(
+        np.roll(points, 1, axis=0), points, np.roll(points, -1, axis=0), strict=True
+    ):
+        start, end = (
+            corner + side * min(0.5, radius / max(np.hypot(*side), 1e-9))
+            for side in (before - corner, after - corner)
+        )
         curve += [(1 - t) ** 2 * start + 2 * t * (1 - t) * corner + t**2 * end for t in (0, 0.33, 0.67, 1)]
     return curve
 
@@ -487,7 +605,10 @@ def save_mat(path: Path, name: str, value: np.ndarray) -> None:
 
 def draw_dataset(folder: Path) -> None:
     """Writes all pictures and annotations into ``folder``."""
-    annotations = {"train": folder / "devkit" / "cars_train_annos.mat", "test": folder / "cars_test_annos_withlabels.mat"}
+    annotations = {
+        "train": folder / "devkit" / "cars_train_annos.mat",
+        "test": folder / "cars_test_annos_withlabels.mat",
+    }
     (folder / "devkit").mkdir(parents=True, exist_ok=True)
     names = np.array([body.name for body in BODIES], dtype=object)
     save_mat(folder / "devkit" / "cars_meta.mat", "class_names", names[None])

@@ -15,16 +15,21 @@ from PIL import Image
 from torch import Tensor
 
 from labnn.data import CarModelsDataset
-from labnn.errors import LabError, check
-from labnn.files import alone, reserve, written_whole
-from labnn.progress import print_decoding
+from labnn.kit.errors import LabError, check
+from labnn.kit.files import alone, reserve, written_whole
+from labnn.kit.progress import print_decoding
 
 # Channel means and deviations of ImageNet photos (0..255), the field's usual normalisation.
 _MEAN = (123.675, 116.28, 103.53)
 _STD = (58.395, 57.12, 57.375)
 
 
-def decode_images(dataset: CarModelsDataset, size: int, cache_dir: str | Path, progress: Callable[[int, int], None] = print_decoding) -> np.ndarray:
+def decode_images(
+    dataset: CarModelsDataset,
+    size: int,
+    cache_dir: str | Path,
+    progress: Callable[[int, int], None] = print_decoding,
+) -> np.ndarray:
     """Every image of ``dataset`` squashed to ``size`` x ``size``: a memory-mapped uint8 array ``(n, size, size, 3)``.
 
     Decodes once and keeps the array in ``cache_dir`` under a name made of all that its content depends on, so that a change
@@ -41,21 +46,29 @@ def decode_images(dataset: CarModelsDataset, size: int, cache_dir: str | Path, p
             if not path.exists():  # nobody has done it meanwhile
                 with written_whole(path) as unfinished:
                     _decode_to(unfinished, dataset, size, progress)
-    return np.load(path, mmap_mode="c")  # copy-on-write: read-only to the file, and PyTorch takes writable memory only
+    return np.load(
+        path, mmap_mode="c"
+    )  # copy-on-write: read-only to the file, and PyTorch takes writable memory only
 
 
-def _decode_to(path: Path, dataset: CarModelsDataset, size: int, progress: Callable[[int, int], None]) -> None:
+def _decode_to(
+    path: Path, dataset: CarModelsDataset, size: int, progress: Callable[[int, int], None]
+) -> None:
     broken: dict[int, LabError] = {}
 
     def fill(index: int) -> None:
         try:
-            array[index] = dataset.image(index).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
+            array[index] = dataset.image(index).resize(
+                (size, size), Image.Resampling.BICUBIC, reducing_gap=3.0
+            )
         except LabError as error:
             broken[index] = error
 
     array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(dataset), size, size, 3))
     reserve(path)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and resizes outside the interpreter's lock
+    with ThreadPoolExecutor(
+        os.cpu_count()
+    ) as pool:  # Pillow decodes and resizes outside the interpreter's lock
         for done, _ in enumerate(pool.map(fill, range(len(dataset))), start=1):
             if done % 100 == 0 or done == len(dataset):
                 progress(done, len(dataset))
@@ -63,7 +76,11 @@ def _decode_to(path: Path, dataset: CarModelsDataset, size: int, progress: Calla
         first = broken[min(broken)]
         names = ", ".join(dataset.paths[index].name for index in sorted(broken)[:20])
         more = "" if len(broken) <= 20 else f" и ещё {len(broken) - 20}"
-        raise first if len(broken) == 1 else LabError(f"Не годятся снимки ({len(broken)}): {names}{more}. Первый: {first}")
+        raise (
+            first
+            if len(broken) == 1
+            else LabError(f"Не годятся снимки ({len(broken)}): {names}{more}. Первый: {first}")
+        )
     array.flush()
 
 
@@ -112,7 +129,11 @@ class Batches:
 
     def _one_left(self) -> bool:
         """Whether the last image of a shuffled pass would be a batch alone: batch norm has no spread to divide a single small map by."""
-        return self.shuffle and len(self.labels) > self.batch_size > 1 and len(self.labels) % self.batch_size == 1
+        return (
+            self.shuffle
+            and len(self.labels) > self.batch_size > 1
+            and len(self.labels) % self.batch_size == 1
+        )
 
     def set_epoch(self, epoch: int) -> None:
         """Makes the next pass the one number ``epoch``, from 0."""
@@ -124,7 +145,11 @@ class Batches:
         random = np.random.default_rng([self.seed, epoch])
         self._epoch += 1
         n = len(self.labels)
-        order = torch.randperm(n, generator=generator, device=self.device) if self.shuffle else torch.arange(n, device=self.device)
+        order = (
+            torch.randperm(n, generator=generator, device=self.device)
+            if self.shuffle
+            else torch.arange(n, device=self.device)
+        )
         chunks = list(order.split(self.batch_size))
         if self._one_left():
             chunks[-2:] = [torch.cat(chunks[-2:])]
@@ -148,7 +173,13 @@ class Augment:
     change by factors of 1 - ``colour``..1 + ``colour``.
     """
 
-    def __init__(self, side: int | Callable[[int], int], min_area: float = 0.35, mirror: bool = True, colour: float = 0.0):
+    def __init__(
+        self,
+        side: int | Callable[[int], int],
+        min_area: float = 0.35,
+        mirror: bool = True,
+        colour: float = 0.0,
+    ):
         self.side = side
         self.min_area = min_area
         self.mirror = mirror
@@ -157,14 +188,20 @@ class Augment:
     def __call__(self, images: Tensor, generator: torch.Generator, epoch: int = 0) -> Tensor:
         n, device = len(images), images.device
         side = self.side(epoch) if callable(self.side) else self.side
-        area, log_aspect, left, top, turn, brightness, contrast = torch.rand(7, n, 1, 1, generator=generator, device=device)
+        area, log_aspect, left, top, turn, brightness, contrast = torch.rand(
+            7, n, 1, 1, generator=generator, device=device
+        )
         area = self.min_area + (1 - self.min_area) * area
-        aspect = torch.exp((2 * log_aspect - 1) * math.log(4 / 3)) if self.min_area < 1 else torch.ones_like(area)
+        aspect = (
+            torch.exp((2 * log_aspect - 1) * math.log(4 / 3)) if self.min_area < 1 else torch.ones_like(area)
+        )
         width = (area * aspect).sqrt().clamp(max=1)
         height = (area / aspect).sqrt().clamp(max=1)
         # Where the output's pixel centres lie in the input, both in -1..1 (torch.nn.functional.grid_sample).
         centres = torch.linspace(1 / side - 1, 1 - 1 / side, side, device=device)
-        x = centres * (torch.where(turn < 0.5, -width, width) if self.mirror else width) + (1 - width) * (2 * left - 1)
+        x = centres * (torch.where(turn < 0.5, -width, width) if self.mirror else width) + (1 - width) * (
+            2 * left - 1
+        )
         y = centres.view(-1, 1) * height + (1 - height) * (2 * top - 1)
         grid = torch.stack([x.expand(n, side, side), y.expand(n, side, side)], dim=3)
         images = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 
-from labnn.errors import LabError, as_path, check
-from labnn.files import readable
-from labnn.layouts import Listing, find_dataset, read_annotations
+from labnn.cars.layouts import Listing, find_dataset, read_annotations
+from labnn.kit.errors import LabError, as_path, check
+from labnn.kit.files import readable
 
 
 class CarModelsDataset(Dataset):
@@ -38,10 +38,22 @@ class CarModelsDataset(Dataset):
         crop_to_box: bool = False,
         missing: str = "error",
     ):
-        self._take(read_annotations(as_path(annotations_file), as_path(images_dir), class_names), transform, crop_to_box, missing)
+        self._take(
+            read_annotations(as_path(annotations_file), as_path(images_dir), class_names),
+            transform,
+            crop_to_box,
+            missing,
+        )
 
     @classmethod
-    def of(cls, listing: Listing, transform: Callable | None = None, *, crop_to_box: bool = False, missing: str = "error") -> "CarModelsDataset":
+    def of(
+        cls,
+        listing: Listing,
+        transform: Callable | None = None,
+        *,
+        crop_to_box: bool = False,
+        missing: str = "error",
+    ) -> "CarModelsDataset":
         """The photos of ``listing``; without boxes there they stay whole, and ``crop_to_box`` of the data set is False."""
         dataset = cls.__new__(cls)
         dataset._take(listing, transform, crop_to_box, missing)
@@ -80,13 +92,17 @@ class CarModelsDataset(Dataset):
                 image = _rgb(file)
         except Exception as error:  # the decoders raise whatever the broken bytes led them to
             reason = str(error).replace(str(path), path.name)
-            raise LabError(f"Снимок {path} не читается ({reason}): замените файл целым или скачайте набор заново.") from None
+            raise LabError(
+                f"Снимок {path} не читается ({reason}): замените файл целым или скачайте набор заново."
+            ) from None
         if not self.crop_to_box:
             return image
         left, top, right, bottom = self.boxes[index]
         box = max(left - 1, 0), max(top - 1, 0), min(right, image.width), min(bottom, image.height)
         if box[0] >= box[2] or box[1] >= box[3]:
-            raise LabError(f"Рамка {self.boxes[index].tolist()} лежит вне снимка {path}: исправьте разметку или читайте набор без кадрирования.")
+            raise LabError(
+                f"Рамка {self.boxes[index].tolist()} лежит вне снимка {path}: исправьте разметку или читайте набор без кадрирования."
+            )
         return image.crop(box)
 
 
@@ -113,9 +129,16 @@ class CarsData(NamedTuple):
         check("seed", seed, int, 0, 2**31 - 1)
         order = np.random.default_rng(seed).permutation(len(self.train))
         labels = self.train.labels[order]
-        held = np.concatenate([order[labels == label][: _share_of((labels == label).sum(), share)] for label in np.unique(labels)])
+        held = np.concatenate(
+            [
+                order[labels == label][: _share_of((labels == label).sum(), share)]
+                for label in np.unique(labels)
+            ]
+        )
         if not held.size:
-            raise LabError(f"Доля проверочной части {share} не оставляет в ней ни одного снимка: увеличьте её.")
+            raise LabError(
+                f"Доля проверочной части {share} не оставляет в ней ни одного снимка: увеличьте её."
+            )
         kept = np.setdiff1d(np.arange(len(self.train)), held)
         return CarsData(self.train.subset(kept), self.train.subset(np.sort(held)), self.class_names)
 
@@ -139,7 +162,9 @@ class CarsData(NamedTuple):
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def open_dataset(root: str | Path, transform: Callable | None = None, *, crop_to_box: bool = False, missing: str = "error") -> CarsData:
+def open_dataset(
+    root: str | Path, transform: Callable | None = None, *, crop_to_box: bool = False, missing: str = "error"
+) -> CarsData:
     """Opens the data set in ``root``, in any of the layouts of ``layouts.find_dataset``.
 
     Reads the annotations and lists the folders; opens no image. Says so in a line where boxes are asked for and the layout has none.
@@ -149,7 +174,9 @@ def open_dataset(root: str | Path, transform: Callable | None = None, *, crop_to
     with readable(root):
         train, test, class_names = find_dataset(root)
         options = {"transform": transform, "crop_to_box": crop_to_box, "missing": missing}
-        data = CarsData(CarModelsDataset.of(train, **options), CarModelsDataset.of(test, **options), class_names)
+        data = CarsData(
+            CarModelsDataset.of(train, **options), CarModelsDataset.of(test, **options), class_names
+        )
     if crop_to_box and train.boxes is None:
         print(f"Рамок в наборе {root} нет: снимки берутся целиком.", flush=True)
     return data
@@ -171,7 +198,12 @@ def chance_levels(labels: Sequence[int]) -> ChanceLevels:
     """
     counts = np.unique(np.asarray(labels), return_counts=True)[1]
     shares = counts / counts.sum()
-    return ChanceLevels(1 / len(counts), float(shares.max()), float(np.log(len(counts))), float(-(shares * np.log(shares)).sum()))
+    return ChanceLevels(
+        1 / len(counts),
+        float(shares.max()),
+        float(np.log(len(counts))),
+        float(-(shares * np.log(shares)).sum()),
+    )
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -200,6 +232,8 @@ def _present_images(listing: Listing, missing: str) -> list[int]:
         first = next(name for name in names if name not in files)
         summary = f"нет снимков: {absent} из {len(names)}, первый — {first}"
         if missing == "error" or not present:
-            raise LabError(f'В папке {images_dir} {summary}: доложите файлы или разрешите пропуск (--skip-missing, missing="skip").')
+            raise LabError(
+                f'В папке {images_dir} {summary}: доложите файлы или разрешите пропуск (--skip-missing, missing="skip").'
+            )
         print(f"Пропущено: в папке {images_dir} {summary}.")
     return present

@@ -15,11 +15,11 @@ from torch import nn
 
 from labnn.batches import Augment, Batches, Mix, decode_images, growing
 from labnn.data import CarsData
-from labnn.diagnose import MAXIMUM_COLUMNS
-from labnn.errors import LabError, check
-from labnn.files import alone, remove_unfinished, told
+from labnn.kit.diagnose import MAXIMUM_COLUMNS
+from labnn.kit.errors import LabError, check
+from labnn.kit.files import alone, remove_unfinished, told
+from labnn.kit.progress import Progress, print_decoding, print_progress
 from labnn.model import SqueezeNet
-from labnn.progress import Progress, print_decoding, print_progress
 from labnn.train import HISTORY_COLUMNS, CosineCrossEntropy, evaluate, precision, save_tensors, train_test
 
 OptimizerFunction = Callable[[Iterable[nn.Parameter], float, float], torch.optim.Optimizer]
@@ -28,10 +28,16 @@ OptimizerFunction = Callable[[Iterable[nn.Parameter], float, float], torch.optim
 # AdamW ones is decoupled (Loshchilov and Hutter, arXiv 1711.05101), that of the others is added to the gradient, as PyTorch has it.
 OPTIMIZERS: dict[str, OptimizerFunction] = {
     "adam": lambda weights, lr, decay: torch.optim.Adam(weights, lr, weight_decay=decay, fused=True),
-    "amsgrad": lambda weights, lr, decay: torch.optim.Adam(weights, lr, weight_decay=decay, amsgrad=True, fused=True),
+    "amsgrad": lambda weights, lr, decay: torch.optim.Adam(
+        weights, lr, weight_decay=decay, amsgrad=True, fused=True
+    ),
     "adamw": lambda weights, lr, decay: torch.optim.AdamW(weights, lr, weight_decay=decay, fused=True),
-    "adamw-amsgrad": lambda weights, lr, decay: torch.optim.AdamW(weights, lr, weight_decay=decay, amsgrad=True, fused=True),
-    "sgd": lambda weights, lr, decay: torch.optim.SGD(weights, lr, momentum=0.9, weight_decay=decay, fused=True),  # SqueezeNet's own
+    "adamw-amsgrad": lambda weights, lr, decay: torch.optim.AdamW(
+        weights, lr, weight_decay=decay, amsgrad=True, fused=True
+    ),
+    "sgd": lambda weights, lr, decay: torch.optim.SGD(
+        weights, lr, momentum=0.9, weight_decay=decay, fused=True
+    ),  # SqueezeNet's own
     "nadam": lambda weights, lr, decay: torch.optim.NAdam(weights, lr, weight_decay=decay),
 }
 
@@ -86,11 +92,16 @@ class Experiment:
         if self.weight_decay is None and isinstance(self.optimizer, str):
             object.__setattr__(self, "weight_decay", _USUAL_DECAY.get(self.optimizer, 0.0))
         for field in fields(self):
-            kind, limits = float if field.default is None else type(field.default), _LIMITS.get(field.name, (None, None))
+            kind, limits = (
+                float if field.default is None else type(field.default),
+                _LIMITS.get(field.name, (None, None)),
+            )
             check(field.name, getattr(self, field.name), kind, *limits, choices=_CHOICES.get(field.name, ()))
         for name, most in {"start_size": self.image_size, "test_size": _LIMITS["test_size"][1]}.items():
             if getattr(self, name) and not 32 <= getattr(self, name) <= most:
-                raise LabError(f"Значение {name}={getattr(self, name)} не годится: задайте 0 или от 32 до {most}.")
+                raise LabError(
+                    f"Значение {name}={getattr(self, name)} не годится: задайте 0 или от 32 до {most}."
+                )
 
 
 # What each number may be, both ends included; other words than these are refused, too.
@@ -154,6 +165,11 @@ class Run:
     predictions: pd.DataFrame
     environment: dict
 
+    @property
+    def name(self) -> str:
+        """The name of the run's folder, from its experiment and data."""
+        return _name(self.experiment, self.data["name"], self.data["fingerprint"])
+
     def save(self, folder: str | Path) -> None:
         """Writes ``run.json``, ``history.csv`` and ``predictions.csv`` into a new ``folder``, all or nothing.
 
@@ -161,7 +177,9 @@ class Run:
         """
         folder = Path(folder)
         if folder.exists():
-            raise LabError(f"Папка прогона {folder} уже есть: переименуйте или удалите её, готовый прогон не перезаписывается.")
+            raise LabError(
+                f"Папка прогона {folder} уже есть: переименуйте или удалите её, готовый прогон не перезаписывается."
+            )
         unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
         with told(folder):
             self._write(unfinished, folder)
@@ -170,8 +188,15 @@ class Run:
         remove_unfinished(folder)
         unfinished.mkdir(parents=True)
         try:
-            final = self.history.iloc[-1].drop(["epoch", "lr", "seconds"]).to_dict() | {"training_seconds": round(self.history["seconds"].sum(), 2)}
-            record = {"experiment": asdict(self.experiment), "data": self.data, "environment": self.environment, "final": final}
+            final = self.history.iloc[-1].drop(["epoch", "lr", "seconds"]).to_dict() | {
+                "training_seconds": round(self.history["seconds"].sum(), 2)
+            }
+            record = {
+                "experiment": asdict(self.experiment),
+                "data": self.data,
+                "environment": self.environment,
+                "final": final,
+            }
             text = json.dumps(record, ensure_ascii=False, indent=2)
             (unfinished / "run.json").write_text(text + "\n", encoding="utf-8")
             self.history.to_csv(unfinished / "history.csv", index=False, lineterminator="\n")
@@ -189,14 +214,29 @@ class Run:
             # As text first: Python's own float() gives back every digit in all versions of pandas.
             history = pd.read_csv(folder / "history.csv", dtype=str)
             columns = HISTORY_COLUMNS + [name for name in MAXIMUM_COLUMNS if name in history]
-            history = history[columns].replace({"False": 0, "True": 1}).astype(float).astype({"epoch": int, "collapsed": bool})
+            history = (
+                history[columns]
+                .replace({"False": 0, "True": 1})
+                .astype(float)
+                .astype({"epoch": int, "collapsed": bool})
+            )
             predictions = pd.read_csv(folder / "predictions.csv")[["label", "prediction"]]
-            if missing := {field.name for field in fields(Experiment)} - set(record["experiment"]):  # a default would be a guess
+            if missing := {field.name for field in fields(Experiment)} - set(
+                record["experiment"]
+            ):  # a default would be a guess
                 raise KeyError(*missing)
-            return cls(Experiment(**record["experiment"]), record["data"], history, predictions, record["environment"])
+            return cls(
+                Experiment(**record["experiment"]),
+                record["data"],
+                history,
+                predictions,
+                record["environment"],
+            )
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = f"{type(error).__name__}: {error}"
-            raise LabError(f"Запись прогона {folder} не читается ({reason}): восстановите её из git или удалите папку.") from None
+            raise LabError(
+                f"Запись прогона {folder} не читается ({reason}): восстановите её из git или удалите папку."
+            ) from None
 
 
 def load_runs(runs_dir: str | Path) -> list[Run]:
@@ -248,11 +288,18 @@ def usable_device(name: str | torch.device) -> torch.device:
         torch.empty(0, device=device)
         return device
     except (RuntimeError, AssertionError, TypeError):
-        raise LabError(f"Устройство «{name}» недоступно: укажите --device cpu или установите PyTorch с его поддержкой.") from None
+        raise LabError(
+            f"Устройство «{name}» недоступно: укажите --device cpu или установите PyTorch с его поддержкой."
+        ) from None
 
 
 def evaluate_variants(
-    experiment: Experiment, data: CarsData, weights: str | Path, *, cache_dir: str | Path, device: str | torch.device = "cpu"
+    experiment: Experiment,
+    data: CarsData,
+    weights: str | Path,
+    *,
+    cache_dir: str | Path,
+    device: str | torch.device = "cpu",
 ) -> pd.DataFrame:
     """The trained network, its ``state_dict`` in the file ``weights``, tested at ``image_size`` and at a quarter more, without and
     with the mean over the mirrored picture: columns ``test_size`` (pixels), ``mirror``, ``test_loss`` (nats), ``test_accuracy``.
@@ -263,7 +310,9 @@ def evaluate_variants(
     try:
         model.load_state_dict(torch.load(weights, map_location=device, weights_only=True))
     except Exception as error:  # the unpickler raises whatever broken bytes led it to
-        raise LabError(f"Веса {weights} не читаются или от другой сети ({type(error).__name__}): укажите файл .pt этого прогона.") from None
+        raise LabError(
+            f"Веса {weights} не читаются или от другой сети ({type(error).__name__}): укажите файл .pt этого прогона."
+        ) from None
     rows = []
     for size in (experiment.image_size, experiment.image_size * 5 // 4):
         batches = Batches(decode_images(data.test, size, cache_dir), data.test.labels, 128, device=device)
@@ -275,9 +324,13 @@ def evaluate_variants(
 
 def run_name(experiment: Experiment, data: CarsData) -> str:
     """The folder name of a run: readable in front, and at the end 10 digits that name experiment and data exactly."""
-    identity = json.dumps([asdict(experiment), data.fingerprint()], sort_keys=True)
+    return _name(experiment, data.name, data.fingerprint())
+
+
+def _name(experiment: Experiment, data_name: str, fingerprint: str) -> str:
+    identity = json.dumps([asdict(experiment), fingerprint], sort_keys=True)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
-    return f"{data.name}-{experiment.optimizer}-seed{experiment.seed}-{digest}"
+    return f"{data_name}-{experiment.optimizer}-seed{experiment.seed}-{digest}"
 
 
 def make_batches(
@@ -298,7 +351,9 @@ def make_batches(
     train_images = decode_images(data.train, size * 5 // 4 if crops else size, cache_dir, decoding)
     test_images = decode_images(data.test, experiment.test_size or size, cache_dir, decoding)
     options = {"device": device, "shuffle": True, "seed": experiment.seed}
-    train = Batches(train_images, data.train.labels, experiment.batch_size, augment=augment, mix=mix, **options)
+    train = Batches(
+        train_images, data.train.labels, experiment.batch_size, augment=augment, mix=mix, **options
+    )
     return train, Batches(test_images, data.test.labels, 128, device=device)
 
 
@@ -320,19 +375,32 @@ def make_model(experiment: Experiment, num_classes: int, device: str | torch.dev
 def check_optimizer(name: str) -> None:
     """Raises ``LabError`` for a ``name`` that ``OPTIMIZERS`` lacks. Records of such runs can still be read."""
     if name not in OPTIMIZERS:
-        raise LabError(f"Нет оптимизатора «{name}»: выберите один из {', '.join(OPTIMIZERS)} или добавьте свой в OPTIMIZERS.")
+        raise LabError(
+            f"Нет оптимизатора «{name}»: выберите один из {', '.join(OPTIMIZERS)} или добавьте свой в OPTIMIZERS."
+        )
 
 
-def make_optimizer(experiment: Experiment, model: nn.Module, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+def make_optimizer(
+    experiment: Experiment, model: nn.Module, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """The optimizer of ``experiment`` over ``model`` and its schedule of ``steps`` steps."""
     optimizer = OPTIMIZERS[experiment.optimizer](model.parameters(), experiment.lr, experiment.weight_decay)
     if experiment.schedule == "constant":
         return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1)
     # Without cycling momentum: beta1 stays what the two papers have.
-    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, experiment.lr, steps, pct_start=experiment.warmup, cycle_momentum=False)
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, experiment.lr, steps, pct_start=experiment.warmup, cycle_momentum=False
+    )
 
 
-def _train(experiment: Experiment, data: CarsData, cache_dir: Path, device: torch.device, checkpoint: Path, progress: Progress) -> Run:
+def _train(
+    experiment: Experiment,
+    data: CarsData,
+    cache_dir: Path,
+    device: torch.device,
+    checkpoint: Path,
+    progress: Progress,
+) -> Run:
     model = make_model(experiment, len(data.class_names), device)
     train, test = make_batches(experiment, data, cache_dir, device)
     optimizer, scheduler = make_optimizer(experiment, model, experiment.epochs * len(train))
@@ -351,7 +419,12 @@ def _train(experiment: Experiment, data: CarsData, cache_dir: Path, device: torc
         progress=progress,
     )
     save_tensors(model.state_dict(), checkpoint.with_suffix(".pt"))
-    predictions = pd.DataFrame({"label": data.test.labels, "prediction": evaluate(model, test, mirror=experiment.mirror_test).predictions})
+    predictions = pd.DataFrame(
+        {
+            "label": data.test.labels,
+            "prediction": evaluate(model, test, mirror=experiment.mirror_test).predictions,
+        }
+    )
     return Run(experiment, data.describe(), history, predictions, environment(device))
 
 

@@ -3,12 +3,21 @@
 import torch
 from torch import Tensor, nn
 
-from labnn.errors import check
+from labnn.kit.errors import check
 
 # (stem channels, stem kernel) and, in the order of the network, after the stem's own pool, Fire modules as
 # (squeeze, expand1x1, expand3x3) channels; "pool" is a 3x3 max-pool of stride 2.
 # 1.0 is table 1 of the paper, 1.1 the authors' later variant with 2.4 times fewer operations.
-_FIRES = [(16, 64, 64), (16, 64, 64), (32, 128, 128), (32, 128, 128), (48, 192, 192), (48, 192, 192), (64, 256, 256), (64, 256, 256)]
+_FIRES = [
+    (16, 64, 64),
+    (16, 64, 64),
+    (32, 128, 128),
+    (32, 128, 128),
+    (48, 192, 192),
+    (48, 192, 192),
+    (64, 256, 256),
+    (64, 256, 256),
+]
 _LAYOUTS = {
     "1_0": (96, 7, [*_FIRES[:3], "pool", *_FIRES[3:7], "pool", _FIRES[7]]),
     "1_1": (64, 3, [*_FIRES[:2], "pool", *_FIRES[2:4], "pool", *_FIRES[4:]]),
@@ -38,7 +47,9 @@ class FireModule(nn.Module):
         self.expand1x1 = nn.Conv2d(squeeze_channels, expand1x1_channels, 1, bias=bias)
         self.expand3x3 = nn.Conv2d(squeeze_channels, expand3x3_channels, 3, padding=1, bias=bias)
         self.squeeze_norm = nn.BatchNorm2d(squeeze_channels) if batch_norm else nn.Identity()
-        self.expand_norm = nn.BatchNorm2d(expand1x1_channels + expand3x3_channels) if batch_norm else nn.Identity()
+        self.expand_norm = (
+            nn.BatchNorm2d(expand1x1_channels + expand3x3_channels) if batch_norm else nn.Identity()
+        )
         self.relu = nn.ReLU(inplace=True)
         self.bypass = bypass and in_channels == expand1x1_channels + expand3x3_channels
 
@@ -102,7 +113,11 @@ class SqueezeNet(nn.Module):
             logits_relu = not batch_norm
         channels, kernel, layout = _LAYOUTS[version]
         # The first ReLU comes after the pool, with which it commutes: the same numbers from a quarter of the memory.
-        layers: list[nn.Module] = [nn.Conv2d(3, channels, kernel, stride=2), nn.MaxPool2d(3, stride=2, ceil_mode=True), nn.ReLU(inplace=True)]
+        layers: list[nn.Module] = [
+            nn.Conv2d(3, channels, kernel, stride=2),
+            nn.MaxPool2d(3, stride=2, ceil_mode=True),
+            nn.ReLU(inplace=True),
+        ]
         for part in layout:
             if part == "pool":
                 layers.append(nn.MaxPool2d(3, stride=2, ceil_mode=True))

@@ -19,13 +19,23 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from labnn.diagnose import explain_collapse, find_collapse, maximum_binding
-from labnn.errors import Diverged, LabError, check
-from labnn.files import written_whole
-from labnn.progress import Progress, print_progress
+from labnn.kit.diagnose import explain_collapse, find_collapse, maximum_binding
+from labnn.kit.errors import Diverged, LabError, check
+from labnn.kit.files import written_whole
+from labnn.kit.progress import Progress, print_progress
 
 _UNTESTED = [math.nan, math.nan, math.nan, False]
-HISTORY_COLUMNS = ["epoch", "lr", "seconds", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "test_information", "collapsed"]
+HISTORY_COLUMNS = [
+    "epoch",
+    "lr",
+    "seconds",
+    "train_loss",
+    "train_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "test_information",
+    "collapsed",
+]
 
 # Before that many steps an answer that is the same for every image is no sign of anything.
 _STEPS_TO_LEARN = 100
@@ -67,7 +77,9 @@ def evaluate(model: nn.Module, loader: Loader, *, mirror: bool = False) -> Evalu
     loss, accuracy = sums.means()
     mean_answer = mean_answer / sums.images
     information = certainty / sums.images - torch.special.xlogy(mean_answer, mean_answer).sum()
-    return Evaluation(loss, accuracy, torch.cat(predictions).cpu(), torch.cat(truth).cpu(), information.item())
+    return Evaluation(
+        loss, accuracy, torch.cat(predictions).cpu(), torch.cat(truth).cpu(), information.item()
+    )
 
 
 def train_test(
@@ -106,7 +118,11 @@ def train_test(
     """
     _check_arguments(epochs, test_every, ema_decay)
     device = _prepare(model)
-    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True) if ema_decay else None
+    averaged = (
+        AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True)
+        if ema_decay
+        else None
+    )
     named = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "averaged": averaged}
     parts = {name: part for name, part in named.items() if part is not None}
     tested = averaged.module if averaged else model
@@ -115,10 +131,16 @@ def train_test(
         progress(rows, epochs)
     with _ends_told(rows, epochs, checkpoint):
         for epoch in range(len(rows), epochs):
-            steps, row = _train_row(epoch, checkpoint, model, optimizer, train_loader, scheduler, criterion, averaged)
+            steps, row = _train_row(
+                epoch, checkpoint, model, optimizer, train_loader, scheduler, criterion, averaged
+            )
             if epoch == 0 or (epoch + 1) % test_every == 0 or epoch + 1 == epochs:
                 test = evaluate(tested, test_loader, mirror=mirror_test)
-                row |= {"test_loss": test.loss, "test_accuracy": test.accuracy, "test_information": test.information}
+                row |= {
+                    "test_loss": test.loss,
+                    "test_accuracy": test.accuracy,
+                    "test_information": test.information,
+                }
                 if steps * (epoch + 1) >= _STEPS_TO_LEARN:
                     row["collapsed"] = _guard(tested, test_loader, test, row["lr"], rows)
             row |= maximum_binding(optimizer)
@@ -146,7 +168,9 @@ def _prepare(model: nn.Module) -> torch.device:
     return device
 
 
-def _train_row(epoch: int, checkpoint: str | Path | None, model: nn.Module, optimizer: Optimizer, loader: Loader, *rest) -> tuple[int, dict]:
+def _train_row(
+    epoch: int, checkpoint: str | Path | None, model: nn.Module, optimizer: Optimizer, loader: Loader, *rest
+) -> tuple[int, dict]:
     """Steps of ``train_epoch`` number ``epoch``, from 0, and its row of the history, not yet tested."""
     if hasattr(loader, "set_epoch"):
         loader.set_epoch(epoch)
@@ -154,8 +178,16 @@ def _train_row(epoch: int, checkpoint: str | Path | None, model: nn.Module, opti
     steps, lr, loss, accuracy = train_epoch(model, optimizer, loader, *rest)
     if not math.isfinite(loss):
         kept = f"контрольная точка эпохи {epoch} цела" if checkpoint and epoch else "сохранять было нечего"
-        raise Diverged(f"В эпоху {epoch + 1} потери стали {loss}: уменьшите lr (сейчас {lr:.2g}) или удлините warmup; {kept}.")
-    return steps, dict(zip(HISTORY_COLUMNS, [epoch + 1, lr, time.perf_counter() - start, loss, accuracy, *_UNTESTED], strict=True))
+        raise Diverged(
+            f"В эпоху {epoch + 1} потери стали {loss}: уменьшите lr (сейчас {lr:.2g}) или удлините warmup; {kept}."
+        )
+    return steps, dict(
+        zip(
+            HISTORY_COLUMNS,
+            [epoch + 1, lr, time.perf_counter() - start, loss, accuracy, *_UNTESTED],
+            strict=True,
+        )
+    )
 
 
 @contextmanager
@@ -164,18 +196,26 @@ def _ends_told(rows: list[dict], epochs: int, checkpoint: str | Path | None) -> 
     try:
         yield
     except KeyboardInterrupt:
-        kept = f"сохранено эпох {len(rows)} из {epochs}, тот же вызов продолжит с них" if checkpoint and rows else "сохранённых эпох нет"
+        kept = (
+            f"сохранено эпох {len(rows)} из {epochs}, тот же вызов продолжит с них"
+            if checkpoint and rows
+            else "сохранённых эпох нет"
+        )
         print(f"Остановлено: {kept}.", flush=True)
         raise
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
-        raise LabError("Пакетной нормализации мало одного снимка в пакете: увеличьте batch_size или image_size.") from None
+        raise LabError(
+            "Пакетной нормализации мало одного снимка в пакете: увеличьте batch_size или image_size."
+        ) from None
     except (MemoryError, RuntimeError) as error:
         full = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
         if not full:
             raise
-        raise LabError("Не хватило памяти: уменьшите batch_size, затем image_size, или обучайте меньше сетей сразу.") from None
+        raise LabError(
+            "Не хватило памяти: уменьшите batch_size, затем image_size, или обучайте меньше сетей сразу."
+        ) from None
 
 
 def _guard(model: nn.Module, loader: Loader, test: Evaluation, lr: float, rows: list[dict]) -> bool:
@@ -186,7 +226,10 @@ def _guard(model: nn.Module, loader: Loader, test: Evaluation, lr: float, rows: 
         images = next(_on_device(loader, _device(model)))[0]
         print(explain_collapse(collapse, model, images[:32], lr), flush=True)
     if not collapse and any(before[-1:]):
-        print(f"Сеть начала учиться: её ответ теперь зависит от снимка (взаимная информация {test.information:.2g} нат).", flush=True)
+        print(
+            f"Сеть начала учиться: её ответ теперь зависит от снимка (взаимная информация {test.information:.2g} нат).",
+            flush=True,
+        )
     return collapse is not None
 
 
@@ -232,14 +275,19 @@ class CosineCrossEntropy:
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         targets = labels if labels.ndim == 2 else F.one_hot(labels, logits.shape[1]).float()
         cosine = F.cosine_similarity(logits.float(), targets, dim=1)
-        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing) + self.weight * (1 - cosine).mean()
+        return (
+            F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+            + self.weight * (1 - cosine).mean()
+        )
 
 
 class _Sums:
     """Loss and correct answers summed where the network is, so that only the epoch's end waits for the device."""
 
     def __init__(self, device: torch.device):
-        self.loss = torch.zeros((), device=device, dtype=torch.float64 if device.type != "mps" else torch.float32)
+        self.loss = torch.zeros(
+            (), device=device, dtype=torch.float64 if device.type != "mps" else torch.float32
+        )
         self.correct = torch.zeros((), device=device, dtype=torch.int64)
         self.images = 0
 
@@ -273,7 +321,7 @@ def autocast(device: torch.device) -> torch.autocast:
 
 @cache
 def precision(device: torch.device) -> str:
-    """"bfloat16" where ``device`` has instructions for it (AVX512-BF16 or AMX, NVIDIA since Ampere), else "float32".
+    """ "bfloat16" where ``device`` has instructions for it (AVX512-BF16 or AMX, NVIDIA since Ampere), else "float32".
 
     A CPU without them would emulate bf16, slower than float32.
     """
@@ -326,5 +374,7 @@ def _load_checkpoint(path: str | Path, parts: dict, device: torch.device) -> lis
             torch.cuda.set_rng_state_all([rng.cpu() for rng in state["cuda_rng"]])
     except Exception as error:  # the unpickler raises whatever broken bytes led it to
         reason = type(error).__name__
-        raise LabError(f"Контрольная точка {path} не подходит к обучению ({reason}): удалите её, и оно начнётся сначала.") from None
+        raise LabError(
+            f"Контрольная точка {path} не подходит к обучению ({reason}): удалите её, и оно начнётся сначала."
+        ) from None
     return state["rows"]

@@ -32,11 +32,11 @@ from torchvision import transforms
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from labnn.batches import Augment, Batches, Mix, decode_images
+from labnn.cars.layouts import write_annotations
 from labnn.data import open_dataset
 from labnn.experiment import Experiment
-from labnn.layouts import write_annotations
 from labnn.model import SqueezeNet
-from labnn.tables import number
+from labnn.report.tables import number
 from labnn.train import autocast, keep_freed_memory, precision, train_epoch
 
 CLASSES = 196  # the official data set's, so that any data set is trained with the same network
@@ -50,7 +50,9 @@ def train_part(options):
 
 
 def transformed(dataset, size):
-    dataset.transform = transforms.Compose([transforms.Resize((size, size)), transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
+    dataset.transform = transforms.Compose(
+        [transforms.Resize((size, size)), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+    )
     return dataset
 
 
@@ -60,7 +62,9 @@ def reference_model(options):
 
 def plain_model(options):
     """labnn's network without batch norm: the same as torchvision's."""
-    return SqueezeNet(CLASSES, options.version, batch_norm=False).to(options.device, memory_format=torch.channels_last)
+    return SqueezeNet(CLASSES, options.version, batch_norm=False).to(
+        options.device, memory_format=torch.channels_last
+    )
 
 
 def wait(options) -> None:
@@ -106,7 +110,10 @@ def with_labnn(options, augmented: bool) -> float:
     images = decode_images(dataset, size * 5 // 4 if augmented else size, options.cache)
     tools = {"device": options.device, "shuffle": True}
     if augmented:
-        tools |= {"augment": Augment(size, recipe.min_crop_area, recipe.mirror, recipe.colour), "mix": Mix(CLASSES, recipe.mix)}
+        tools |= {
+            "augment": Augment(size, recipe.min_crop_area, recipe.mirror, recipe.colour),
+            "mix": Mix(CLASSES, recipe.mix),
+        }
     first = 3 * options.batch_size
     warm_up = Batches(images[:first], dataset.labels[:first], options.batch_size, **tools)
     batches = Batches(images, dataset.labels, options.batch_size, **tools)
@@ -149,7 +156,9 @@ def with_timm(options) -> float:
 
     device, shape = torch.device(options.device), (3, options.image_size, options.image_size)
     workers = {"use_prefetcher": False, "num_workers": 2, "persistent_workers": False}
-    loader = create_loader(train_part(options), shape, options.batch_size, is_training=True, no_aug=True, **workers)
+    loader = create_loader(
+        train_part(options), shape, options.batch_size, is_training=True, no_aug=True, **workers
+    )
     model = reference_model(options).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, amsgrad=True, fused=True)
 
@@ -190,25 +199,51 @@ def with_lightning(options) -> float:
             wait(options)
             ends.append(time.perf_counter())
 
-    loader = DataLoader(transformed(train_part(options), options.image_size), options.batch_size, shuffle=True, num_workers=2)
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    loader = DataLoader(
+        transformed(train_part(options), options.image_size), options.batch_size, shuffle=True, num_workers=2
+    )
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
     numbers = "bf16-mixed" if precision(torch.device(options.device)) == "bfloat16" else "32-true"
     accelerator = "gpu" if options.device.startswith("cuda") else "cpu"
-    lightning.Trainer(max_epochs=2, precision=numbers, accelerator=accelerator, devices=1, **quiet).fit(Module(), loader)
+    lightning.Trainer(max_epochs=2, precision=numbers, accelerator=accelerator, devices=1, **quiet).fit(
+        Module(), loader
+    )
     return options.images / (ends[1] - ends[0])
 
 
 # Title, whose network, and what measures images per second.
 VARIANTS = {
-    "original": ("(a) исходный цикл: Pillow, Resize, DataLoader, `.item()` на каждом шаге", "torchvision", original),
-    "labnn": ("(b1) labnn, предобработка исходной работы", "labnn", lambda options: with_labnn(options, augmented=False)),
+    "original": (
+        "(a) исходный цикл: Pillow, Resize, DataLoader, `.item()` на каждом шаге",
+        "torchvision",
+        original,
+    ),
+    "labnn": (
+        "(b1) labnn, предобработка исходной работы",
+        "labnn",
+        lambda options: with_labnn(options, augmented=False),
+    ),
     "recipe": ("(b2) labnn, искажения рецепта", "labnn", lambda options: with_labnn(options, augmented=True)),
     "ceiling": ("(c) предел: шаг labnn, один и тот же пакет", "labnn", ceiling),
-    "plain": ("(p) обычный шаг, один и тот же пакет", "torchvision", lambda options: one_batch(options, reference_model(options))),
+    "plain": (
+        "(p) обычный шаг, один и тот же пакет",
+        "torchvision",
+        lambda options: one_batch(options, reference_model(options)),
+    ),
     "timm": ("(d) загрузчик timm, обычный цикл", "torchvision", with_timm),
     "lightning": ("(d) Lightning, загрузчик исходного цикла", "torchvision", with_lightning),
 }
-RATIOS = {"b1/a": ("labnn", "original"), "b1/c": ("labnn", "ceiling"), "b2/c": ("recipe", "ceiling"), "c/p": ("ceiling", "plain")}
+RATIOS = {
+    "b1/a": ("labnn", "original"),
+    "b1/c": ("labnn", "ceiling"),
+    "b2/c": ("recipe", "ceiling"),
+    "c/p": ("ceiling", "plain"),
+}
 
 
 def in_own_process(options, *arguments: str) -> dict:
@@ -223,19 +258,35 @@ def in_own_process(options, *arguments: str) -> dict:
 
 def compare(options) -> None:
     """Prints the table of all variants and their ratios."""
-    absent = [name for name, there in {"timm": importlib.util.find_spec("timm"), "lightning": lightning_package()}.items() if not there]
+    absent = [
+        name
+        for name, there in {
+            "timm": importlib.util.find_spec("timm"),
+            "lightning": lightning_package(),
+        }.items()
+        if not there
+    ]
     names = [name for name in VARIANTS if name not in absent]
     decoding = in_own_process(options, "--only", "decode")["rate"]
     rates = {name: [] for name in names}
     for _ in range(options.rounds):
         for name in names:
             rates[name].append(in_own_process(options, "--only", name)["rate"])
-    print(f"{machine(options)}; снимков в эпохе {options.images}; медиана и размах, повторов: {options.rounds}.\n")
-    print("| Цикл | Сеть, сторона снимка, пакет, устройство, точность чисел | Снимков в секунду | Размах |\n|:--|:--|--:|--:|")
+    print(
+        f"{machine(options)}; снимков в эпохе {options.images}; медиана и размах, повторов: {options.rounds}.\n"
+    )
+    print(
+        "| Цикл | Сеть, сторона снимка, пакет, устройство, точность чисел | Снимков в секунду | Размах |\n|:--|:--|--:|--:|"
+    )
     for name in names:
         spread = f"{number(min(rates[name]), 1)}–{number(max(rates[name]), 1)}"
-        print(f"| {VARIANTS[name][0]} | {conditions(options, name)} | {number(statistics.median(rates[name]), 1)} | {spread} |")
-    ratios = [f"{title} = {number(statistics.median(np.divide(rates[a], rates[b])), 2)}" for title, (a, b) in RATIOS.items()]
+        print(
+            f"| {VARIANTS[name][0]} | {conditions(options, name)} | {number(statistics.median(rates[name]), 1)} | {spread} |"
+        )
+    ratios = [
+        f"{title} = {number(statistics.median(np.divide(rates[a], rates[b])), 2)}"
+        for title, (a, b) in RATIOS.items()
+    ]
     print(f"\nОтношения, медианы по повторам: {'; '.join(ratios)}.\n")
     print(
         f"Декодирование, один раз до обучения, в (b1) и (b2) не входит: {number(decoding, 0)} снимков в секунду, "
@@ -247,7 +298,11 @@ def compare(options) -> None:
 
 def machine(options) -> str:
     device = torch.device(options.device)
-    chip = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.cpu.get_capabilities().get("cpu_name", "процессор")
+    chip = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else torch.cpu.get_capabilities().get("cpu_name", "процессор")
+    )
     return f"{chip}, ядер: {os.cpu_count()}, потоков: {torch.get_num_threads()}, PyTorch {torch.__version__}"
 
 
@@ -268,7 +323,13 @@ def decode(options) -> float:
 def grow(options) -> None:
     """Prints time and memory for each of ``--counts`` generated photos."""
     memory = ["анонимная после открытия набора", "анонимная, наибольшая", "вся, наибольшая (VmHWM)"]
-    titles = ["Снимков", "Декодирование, с", "Снимков в секунду", f"Шагов: {options.steps}, с", *(f"Память, МиБ: {kind}" for kind in memory)]
+    titles = [
+        "Снимков",
+        "Декодирование, с",
+        "Снимков в секунду",
+        f"Шагов: {options.steps}, с",
+        *(f"Память, МиБ: {kind}" for kind in memory),
+    ]
     print(f"{machine(options)}; SqueezeNet 1.1, 64 пикселя, пакет 32, {options.device}.\n")
     print(f"| {' | '.join(titles)} |\n|{'--:|' * len(titles)}")
     for count in options.counts:
@@ -276,7 +337,9 @@ def grow(options) -> None:
             options.data, options.cache = generate(Path(folder), count), Path(folder) / "cache"
             told = in_own_process(options, "--only", "growth")
         times = [number(told["decoding"], 1), number(count / told["decoding"], 0), number(told["steps"], 1)]
-        sizes = ["—" if isnan(told[key]) else number(told[key], 0) for key in ("opened", "anonymous", "resident")]
+        sizes = [
+            "—" if isnan(told[key]) else number(told[key], 0) for key in ("opened", "anonymous", "resident")
+        ]
         print(f"| {' | '.join([str(count), *times, *sizes])} |", flush=True)
 
 
@@ -290,11 +353,19 @@ def growth(options) -> dict:
         model = SqueezeNet(CLASSES).to(options.device, memory_format=torch.channels_last)
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, amsgrad=True, fused=True)
         images = decode_images(dataset, 64, options.cache)
-        batches = Batches(images, dataset.labels, 32, device=options.device, shuffle=True, augment=Augment(64))
+        batches = Batches(
+            images, dataset.labels, 32, device=options.device, shuffle=True, augment=Augment(64)
+        )
         train_epoch(model, optimizer, islice(batches, 3))
         steps = islice((batch for epoch in cycle([batches]) for batch in epoch), options.steps)
         spent = seconds(options, lambda: train_epoch(model, optimizer, steps))
-    return {"decoding": decoding, "steps": spent, "opened": opened, "anonymous": max(seen), "resident": mebibytes("VmHWM")}
+    return {
+        "decoding": decoding,
+        "steps": spent,
+        "opened": opened,
+        "anonymous": max(seen),
+        "resident": mebibytes("VmHWM"),
+    }
 
 
 @contextmanager
@@ -331,16 +402,24 @@ def generate(root: Path, count: int) -> Path:
         coarse = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8))
         coarse.resize((170, 128), Image.Resampling.BICUBIC).save(root / "cars_train" / f"{index + 1:06d}.jpg")
     for index in range(64, count):
-        os.link(root / "cars_train" / f"{index % 64 + 1:06d}.jpg", root / "cars_train" / f"{index + 1:06d}.jpg")
+        os.link(
+            root / "cars_train" / f"{index % 64 + 1:06d}.jpg", root / "cars_train" / f"{index + 1:06d}.jpg"
+        )
     os.link(root / "cars_train" / "000001.jpg", root / "cars_test" / "000001.jpg")
-    names, labels, boxes = [f"{index + 1:06d}.jpg" for index in range(count)], np.arange(count) % 196, np.tile((1, 1, 170, 128), (count, 1))
+    names, labels, boxes = (
+        [f"{index + 1:06d}.jpg" for index in range(count)],
+        np.arange(count) % 196,
+        np.tile((1, 1, 170, 128), (count, 1)),
+    )
     parts = {"train": (names, labels, boxes), "test": (names[:1], labels[:1], boxes[:1])}
     write_annotations(root, parts, [f"класс {index + 1}" for index in range(196)])
     return root
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--data", type=Path, default=Path(__file__).parent.parent / "data" / "minicars")
     parser.add_argument("--version", default="1_0")
     parser.add_argument("--image-size", type=int, default=224)
@@ -348,8 +427,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=640)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--memory", action="store_true", help="growth of time and memory with the number of photos")
-    parser.add_argument("--counts", type=int, nargs="+", default=[1000, 8000, 64000], help="numbers of photos for --memory")
+    parser.add_argument(
+        "--memory", action="store_true", help="growth of time and memory with the number of photos"
+    )
+    parser.add_argument(
+        "--counts", type=int, nargs="+", default=[1000, 8000, 64000], help="numbers of photos for --memory"
+    )
     parser.add_argument("--steps", type=int, default=200, help="timed training steps for --memory")
     parser.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--only", choices=[*VARIANTS, "decode", "growth"], help=argparse.SUPPRESS)

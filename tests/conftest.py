@@ -28,8 +28,20 @@ MINICARS = PROJECT / "data" / "minicars"
 
 def handful(count: int = 12) -> TensorDataset:
     """Real images and labels: a few of the embedded set, 64 x 64."""
-    transform = v2.Compose([v2.PILToTensor(), v2.Resize((64, 64)), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.25] * 3)])
-    dataset = CarModelsDataset(MINICARS / "devkit/cars_train_annos.mat", MINICARS / "cars_train", transform=transform, crop_to_box=True)
+    transform = v2.Compose(
+        [
+            v2.PILToTensor(),
+            v2.Resize((64, 64)),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize([0.5] * 3, [0.25] * 3),
+        ]
+    )
+    dataset = CarModelsDataset(
+        MINICARS / "devkit/cars_train_annos.mat",
+        MINICARS / "cars_train",
+        transform=transform,
+        crop_to_box=True,
+    )
     images, labels = zip(*(dataset[index] for index in range(count)), strict=True)
     return TensorDataset(torch.stack(images), torch.tensor(labels))
 
@@ -63,7 +75,12 @@ def copy_part(part: CarModelsDataset, count: int, annotations_file: Path, images
     images_dir.mkdir()
     for path in part.paths[:count]:
         shutil.copy(path, images_dir)
-    write_annotations(annotations_file, [path.name for path in part.paths[:count]], part.labels[:count] + 1, part.boxes[:count])
+    write_annotations(
+        annotations_file,
+        [path.name for path in part.paths[:count]],
+        part.labels[:count] + 1,
+        part.boxes[:count],
+    )
 
 
 def write_annotations(file: Path, names, classes, boxes) -> None:

@@ -33,7 +33,9 @@ class Mirror:
     address: str = ""
 
     def __enter__(self) -> "Mirror":
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"mirror": self}))
+        self._server = http.server.ThreadingHTTPServer(
+            ("127.0.0.1", 0), type("Handler", (_Handler,), {"mirror": self})
+        )
         self.address = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
         return self
@@ -55,16 +57,26 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if place == "datasets":
             return self._resolve()
         handle, _, file = name.partition("?")
-        held = self.mirror.files if place == "storage" else self.mirror.single if file else self.mirror.archives
+        held = (
+            self.mirror.files if place == "storage" else self.mirror.single if file else self.mirror.archives
+        )
         content = held.get((handle, file) if file else handle)
-        self._answer(content or b"", {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes"}, status=200 if content else 404)
+        self._answer(
+            content or b"",
+            {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes"},
+            status=200 if content else 404,
+        )
 
     def do_POST(self) -> None:
         """Kaggle's interface: the version of a data set, and its archive or one file of it."""
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         handle = f"{request['ownerSlug']}/{request['datasetSlug']}"
-        if self.path.endswith("GetDataset") and (handle in self.mirror.archives or any(owner == handle for owner, _ in self.mirror.single)):
-            self._answer(json.dumps({"currentVersionNumber": 1}).encode(), {"Content-Type": "application/json"})
+        if self.path.endswith("GetDataset") and (
+            handle in self.mirror.archives or any(owner == handle for owner, _ in self.mirror.single)
+        ):
+            self._answer(
+                json.dumps({"currentVersionNumber": 1}).encode(), {"Content-Type": "application/json"}
+            )
         elif self.path.endswith("DownloadDataset"):
             self._answer(b"", {"Location": f"/archives/{handle}?{request.get('fileName') or ''}"}, status=302)
         else:
@@ -92,7 +104,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         for name, value in ((headers or {}) | {"Content-Length": str(len(content))}).items():
             self.send_header(name, value)
         self.end_headers()
-        limits = [self.mirror.drop_after, None if self.mirror.dead_after is None else max(self.mirror.dead_after - self.mirror.sent, 0)]
+        limits = [
+            self.mirror.drop_after,
+            None if self.mirror.dead_after is None else max(self.mirror.dead_after - self.mirror.sent, 0),
+        ]
         part = content[: min((limit for limit in limits if limit is not None), default=len(content))]
         if self.mirror.flip is not None:
             part = bytes(byte ^ (place == self.mirror.flip) for place, byte in enumerate(part))

@@ -16,13 +16,13 @@ from PIL import Image
 
 from labnn.__main__ import main
 from labnn.batches import Batches, decode_images
-from labnn.compare import Protocol
+from labnn.cars.download import download
 from labnn.data import CarModelsDataset, open_dataset
-from labnn.download import download
-from labnn.errors import LabError
 from labnn.experiment import Experiment, run_or_load
+from labnn.kit.errors import LabError
 from labnn.model import SqueezeNet
-from labnn.studies import run_all
+from labnn.report.compare import Protocol
+from labnn.report.studies import run_all
 from labnn.train import train_test
 
 TRAIN, TEST, META = "devkit/cars_train_annos.mat", "cars_test_annos_withlabels.mat", "devkit/cars_meta.mat"
@@ -48,7 +48,9 @@ def content(file: str, data: bytes):
 
 
 def truncated(file: str, share: float):
-    return lambda root: (root / file).write_bytes((root / file).read_bytes()[: int((root / file).stat().st_size * share)])
+    return lambda root: (root / file).write_bytes(
+        (root / file).read_bytes()[: int((root / file).stat().st_size * share)]
+    )
 
 
 def saved(file: str, **variables):
@@ -57,7 +59,9 @@ def saved(file: str, **variables):
 
 def without_labels(root) -> None:
     """The official test annotations as they were first published: boxes and names only."""
-    records = np.empty((1, 1), dtype=[(field, object) for field in ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "fname")])
+    records = np.empty(
+        (1, 1), dtype=[(field, object) for field in ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "fname")]
+    )
     records[0, 0] = (*BOX, "00001.jpg")
     scipy.io.savemat(root / TEST, {"annotations": records})
 
@@ -72,7 +76,13 @@ def three_broken_pictures(root) -> None:
         path.write_bytes(b"broken")
 
 
-V73 = b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x02IM" + bytes(384) + b"\x89HDF\r\n\x1a\n" + bytes(99)
+V73 = (
+    b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124)
+    + b"\x00\x02IM"
+    + bytes(384)
+    + b"\x89HDF\r\n\x1a\n"
+    + bytes(99)
+)
 
 # What is done to a good data set, and words that the sentence must hold: the file or the value, and the way out.
 DATA = {
@@ -81,43 +91,94 @@ DATA = {
     "no photo folder": (lambda root: shutil.rmtree(root / "cars_train"), ["cars_train", "распакуйте"]),
     "no class list": (lambda root: (root / META).unlink(), ["cars_meta.mat", "докачайте"]),
     "no annotations": (lambda root: (root / TRAIN).unlink(), ["cars_train_annos.mat", "докачайте"]),
-    "no test annotations": (lambda root: (root / TEST).unlink(), ["cars_test_annos_withlabels.mat", "докачайте"]),
+    "no test annotations": (
+        lambda root: (root / TEST).unlink(),
+        ["cars_test_annos_withlabels.mat", "докачайте"],
+    ),
     "missing photo": (lambda root: picture(root).unlink(), ["00001.jpg", "1 из 16", "--skip-missing"]),
     "truncated photo": (truncated("cars_train/00001.jpg", 0.5), ["00001.jpg", "замените"]),
     "photo cut in its header": (truncated("cars_train/00001.jpg", 0.02), ["00001.jpg", "замените"]),
     "zero-byte photo": (content("cars_train/00001.jpg", b""), ["00001.jpg", "замените"]),
-    "text named .jpg": (content("cars_train/00001.jpg", b"<html>404 Not Found</html>"), ["00001.jpg", "замените"]),
-    "decompression bomb": (lambda root: Image.new("1", (20_000, 20_000)).save(picture(root), "PNG"), ["00001.jpg", "bomb", "замените"]),
+    "text named .jpg": (
+        content("cars_train/00001.jpg", b"<html>404 Not Found</html>"),
+        ["00001.jpg", "замените"],
+    ),
+    "decompression bomb": (
+        lambda root: Image.new("1", (20_000, 20_000)).save(picture(root), "PNG"),
+        ["00001.jpg", "bomb", "замените"],
+    ),
     "folder in place of a photo": (folder_in_place_of_picture, ["00001.jpg", "замените"]),
-    "several broken photos, all at once": (three_broken_pictures, ["(3)", "00001.jpg, 00002.jpg, 00003.jpg", "замените"]),
-    "1x1 photo under a larger box": (lambda root: photo(size=(1, 1)).save(picture(root)), ["Рамка", "00001.jpg", "исправьте"]),
-    "empty annotations": (annotations(names=(), classes=(), boxes=()), ["cars_train_annos.mat", "ни одного", "скачайте"]),
+    "several broken photos, all at once": (
+        three_broken_pictures,
+        ["(3)", "00001.jpg, 00002.jpg, 00003.jpg", "замените"],
+    ),
+    "1x1 photo under a larger box": (
+        lambda root: photo(size=(1, 1)).save(picture(root)),
+        ["Рамка", "00001.jpg", "исправьте"],
+    ),
+    "empty annotations": (
+        annotations(names=(), classes=(), boxes=()),
+        ["cars_train_annos.mat", "ни одного", "скачайте"],
+    ),
     "truncated annotations": (truncated(TRAIN, 0.5), ["cars_train_annos.mat", "скачайте"]),
     "zero-byte annotations": (content(TRAIN, b""), ["cars_train_annos.mat", "скачайте"]),
     "annotations are not .mat": (content(TRAIN, b"PK\x03\x04 zip"), ["cars_train_annos.mat", "скачайте"]),
     "annotations of MATLAB 7.3": (content(TRAIN, V73), ["cars_train_annos.mat", "v7.3", "-v7"]),
     "other variable": (saved(TRAIN, annos=np.arange(3)), ["cars_train_annos.mat", "annotations", "скачайте"]),
-    "numbers in place of records": (saved(TRAIN, annotations=np.arange(3)), ["cars_train_annos.mat", "fname", "возьмите"]),
-    "test annotations without labels": (without_labels, ["cars_test_annos_withlabels.mat", "class", "возьмите"]),
+    "numbers in place of records": (
+        saved(TRAIN, annotations=np.arange(3)),
+        ["cars_train_annos.mat", "fname", "возьмите"],
+    ),
+    "test annotations without labels": (
+        without_labels,
+        ["cars_test_annos_withlabels.mat", "class", "возьмите"],
+    ),
     "class beyond the list": (annotations(classes=(11,)), ["00001.jpg", "класс 11", "от 1 до 10"]),
     "class 0": (annotations(classes=(0,)), ["00001.jpg", "класс 0", "от 1 до 10"]),
     "class is half": (annotations(classes=(1.5,)), ["class = 1.5", "исправьте"]),
     "class is a word": (annotations(classes=("Audi",)), ["cars_train_annos.mat", "не целое", "исправьте"]),
     "box is not a number": (annotations(boxes=((float("nan"), 1, 40, 30),)), ["bbox_x1 = nan", "исправьте"]),
-    "box is infinite": (annotations(boxes=((1, 1, float("inf"), 30),)), ["cars_train_annos.mat", "не целое", "исправьте"]),
-    "box outside the photo": (annotations(boxes=((5000, 5000, 6000, 6000),)), ["[5000, 5000, 6000, 6000]", "00001.jpg", "исправьте"]),
-    "box turned inside out": (annotations(boxes=((40, 30, 1, 1),)), ["[40, 30, 1, 1]", "00001.jpg", "исправьте"]),
-    "photo listed twice": (annotations(names=["00001.jpg"] * 2, classes=(1, 2), boxes=(BOX, BOX)), ["00001.jpg", "дважды", "оставьте"]),
+    "box is infinite": (
+        annotations(boxes=((1, 1, float("inf"), 30),)),
+        ["cars_train_annos.mat", "не целое", "исправьте"],
+    ),
+    "box outside the photo": (
+        annotations(boxes=((5000, 5000, 6000, 6000),)),
+        ["[5000, 5000, 6000, 6000]", "00001.jpg", "исправьте"],
+    ),
+    "box turned inside out": (
+        annotations(boxes=((40, 30, 1, 1),)),
+        ["[40, 30, 1, 1]", "00001.jpg", "исправьте"],
+    ),
+    "photo listed twice": (
+        annotations(names=["00001.jpg"] * 2, classes=(1, 2), boxes=(BOX, BOX)),
+        ["00001.jpg", "дважды", "оставьте"],
+    ),
     "name with ../": (annotations(names=["../secret.jpg"]), ["../secret.jpg", "за пределы", "исправьте"]),
     "absolute name": (annotations(names=["/etc/passwd"]), ["/etc/passwd", "за пределы", "исправьте"]),
-    "name with a backslash": (annotations(names=["..\\secret.jpg"]), ["secret.jpg", "за пределы", "исправьте"]),
+    "name with a backslash": (
+        annotations(names=["..\\secret.jpg"]),
+        ["secret.jpg", "за пределы", "исправьте"],
+    ),
     "empty name": (annotations(names=[""]), ["за пределы", "исправьте"]),
     "name is a number": (annotations(names=[7]), ["7", "за пределы", "исправьте"]),
-    "class names are numbers": (saved(META, class_names=np.arange(10)), ["cars_meta.mat", "строками", "скачайте"]),
-    "two classes of one name": (saved(META, class_names=np.array(["Audi"] * 10, dtype=object)), ["cars_meta.mat", "разными", "скачайте"]),
-    "class list too short": (saved(META, class_names=np.array(["Audi", "BMW"], dtype=object)), ["от 1 до 2", "исправьте"]),
+    "class names are numbers": (
+        saved(META, class_names=np.arange(10)),
+        ["cars_meta.mat", "строками", "скачайте"],
+    ),
+    "two classes of one name": (
+        saved(META, class_names=np.array(["Audi"] * 10, dtype=object)),
+        ["cars_meta.mat", "разными", "скачайте"],
+    ),
+    "class list too short": (
+        saved(META, class_names=np.array(["Audi", "BMW"], dtype=object)),
+        ["от 1 до 2", "исправьте"],
+    ),
     "one photo, too small for batch norm": (annotations(), ["одного снимка", "увеличьте"]),
-    "class list without its variable": (saved(META, names=np.arange(3)), ["cars_meta.mat", "class_names", "скачайте"]),
+    "class list without its variable": (
+        saved(META, names=np.arange(3)),
+        ["cars_meta.mat", "class_names", "скачайте"],
+    ),
 }
 
 
@@ -125,7 +186,19 @@ SMALL = ["--epochs", "1", "--image-size", "32", "--batch-size", "8", "--device",
 
 
 def train(root, tmp_path, *more) -> int:
-    return main(["train", "--data", str(root), "--out", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache"), *SMALL, *map(str, more)])
+    return main(
+        [
+            "train",
+            "--data",
+            str(root),
+            "--out",
+            str(tmp_path / "runs"),
+            "--cache",
+            str(tmp_path / "cache"),
+            *SMALL,
+            *map(str, more),
+        ]
+    )
 
 
 def one_sentence(text: str, words: list[str]) -> None:
@@ -225,8 +298,14 @@ CALLS = {
     "seeds in words": (lambda: Protocol(Experiment(), seeds="5"), "seeds='5'"),
     "no rates": (lambda: Protocol(Experiment(), grid=()), "[]"),
     "one rate twice": (lambda: Protocol(Experiment(), grid=(0.1, 0.1)), "[0.1, 0.1]"),
-    "half a process": (lambda: run_all([], open_dataset(MINICARS), "x", cache_dir="x", processes=1.5), "processes=1.5"),
-    "device": (lambda: run_or_load(Experiment(), open_dataset(MINICARS), "x", cache_dir="x", device="tpu"), "«tpu»"),
+    "half a process": (
+        lambda: run_all([], open_dataset(MINICARS), "x", cache_dir="x", processes=1.5),
+        "processes=1.5",
+    ),
+    "device": (
+        lambda: run_or_load(Experiment(), open_dataset(MINICARS), "x", cache_dir="x", device="tpu"),
+        "«tpu»",
+    ),
 }
 
 
@@ -251,13 +330,25 @@ ARGUMENTS = {
     "negative rate in the grid": (["compare", "--data", "x", "--grid", "-0.1", "0.1"], "-0.1"),
     "infinite rate in the grid": (["compare", "--data", "x", "--grid", "inf"], "lr=inf"),
     "one optimizer twice": (["compare", "--data", "x", "--optimizers", "adam", "adam"], "adam, adam"),
-    "optimizer of no module": (["compare", "--data", "x", "--optimizers", "adam", "mine=nowhere:make"], "mine=nowhere:make"),
-    "optimizer's name is a path": (["compare", "--data", "x", "--optimizers", "adam", "../mine=os:getcwd"], "../mine"),
+    "optimizer of no module": (
+        ["compare", "--data", "x", "--optimizers", "adam", "mine=nowhere:make"],
+        "mine=nowhere:make",
+    ),
+    "optimizer's name is a path": (
+        ["compare", "--data", "x", "--optimizers", "adam", "../mine=os:getcwd"],
+        "../mine",
+    ),
     "no processes": (["compare", "--data", str(MINICARS), "--processes", "0"], "processes=0"),
     "processes in words": (["compare", "--data", str(MINICARS), "--processes", "many"], "processes=many"),
-    "no processes for a study": (["study", "causes", "--data", str(MINICARS), "--processes", "0"], "processes=0"),
+    "no processes for a study": (
+        ["study", "causes", "--data", str(MINICARS), "--processes", "0"],
+        "processes=0",
+    ),
     "unknown device": (["train", "--data", str(MINICARS), "--device", "tpu"], "«tpu»"),
-    "absent device": (["compare", "--data", str(MINICARS), "--devices", "cuda:7", "--processes", "1"], "«cuda:7»"),
+    "absent device": (
+        ["compare", "--data", str(MINICARS), "--devices", "cuda:7", "--processes", "1"],
+        "«cuda:7»",
+    ),
     "data set is a file": (["train", "--data", str(PROJECT / "README.md")], "README.md"),
     "data set's name too long": (["train", "--data", "x" * 300], "xxx"),
     "no such run": (["variants", "--data", str(MINICARS), "--run", "nowhere"], "nowhere"),
@@ -290,19 +381,53 @@ def test_folders_that_may_not_be_written_or_read_are_told(tiny_root, tmp_path):
     shutil.copytree(MINICARS, tmp_path / "other" / "set")
     (tmp_path / "other" / "set" / "devkit").chmod(0)
     calls = [
-        ["train", "--data", str(MINICARS), "--out", str(tmp_path / "locked"), "--cache", str(tmp_path / "cache"), *SMALL],
-        ["train", "--data", str(MINICARS), "--out", str(tmp_path / "runs"), "--cache", str(tmp_path / "locked"), *SMALL],
+        [
+            "train",
+            "--data",
+            str(MINICARS),
+            "--out",
+            str(tmp_path / "locked"),
+            "--cache",
+            str(tmp_path / "cache"),
+            *SMALL,
+        ],
+        [
+            "train",
+            "--data",
+            str(MINICARS),
+            "--out",
+            str(tmp_path / "runs"),
+            "--cache",
+            str(tmp_path / "locked"),
+            *SMALL,
+        ],
         ["download", "--data", str(tmp_path / "locked" / "set")],
         ["train", "--data", str(tiny_root)],
         ["train", "--data", str(tmp_path / "other" / "set")],
     ]
-    plain = [] if os.geteuid() else ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"]
+    plain = (
+        []
+        if os.geteuid()
+        else [
+            "setpriv",
+            "--bounding-set=-dac_override,-dac_read_search",
+            "--inh-caps=-dac_override,-dac_read_search",
+        ]
+    )
     script = "import json, sys; from labnn.__main__ import main; print([main(call) for call in json.loads(sys.argv[1])])"
-    done = subprocess.run([*plain, sys.executable, "-c", script, json.dumps(calls)], cwd=PROJECT, capture_output=True, text=True, encoding="utf-8")
+    done = subprocess.run(
+        [*plain, sys.executable, "-c", script, json.dumps(calls)],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
     (tiny_root / "cars_train").chmod(0o700)
     (tmp_path / "other" / "set" / "devkit").chmod(0o700)
     assert done.stdout.splitlines()[-1] == "[2, 2, 2, 2, 2]", done.stderr
-    for line, word in zip(done.stderr.splitlines(), ["locked", "locked", "locked", "cars_train", "devkit"], strict=True):
+    for line, word in zip(
+        done.stderr.splitlines(), ["locked", "locked", "locked", "cars_train", "devkit"], strict=True
+    ):
         one_sentence(line + "\n", [word, "разрешите"])
 
 
@@ -317,7 +442,9 @@ def test_colour_of_any_mode_is_read_as_rgb(mode, suffix, tiny_root):
 @pytest.mark.parametrize("mode", ["L", "I;16", "LA", "1"])
 def test_grey_of_any_depth_is_read_as_grey(mode, tiny_root):
     grey = photo("L")
-    stored = Image.fromarray(np.asarray(grey).astype(np.uint16) << 8) if mode == "I;16" else grey.convert(mode)
+    stored = (
+        Image.fromarray(np.asarray(grey).astype(np.uint16) << 8) if mode == "I;16" else grey.convert(mode)
+    )
     stored.save(picture(tiny_root), "PNG")
     read = np.asarray(open_dataset(tiny_root).train.image(0))
     assert (read == read[..., :1]).all()

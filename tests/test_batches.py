@@ -9,7 +9,7 @@ from PIL import Image
 
 from labnn.batches import Augment, Batches, Mix, decode_images, growing
 from labnn.data import open_dataset
-from labnn.errors import LabError
+from labnn.kit.errors import LabError
 
 
 @pytest.fixture
@@ -21,7 +21,9 @@ def test_decoded_images_are_those_of_the_data_set(dataset, tmp_path):
     images = decode_images(dataset, 48, tmp_path)
     assert images.shape == (16, 48, 48, 3) and images.dtype == np.uint8
     for index in (0, 7, 15):
-        expected = np.asarray(dataset.image(index).resize((48, 48), Image.Resampling.BICUBIC, reducing_gap=3.0))
+        expected = np.asarray(
+            dataset.image(index).resize((48, 48), Image.Resampling.BICUBIC, reducing_gap=3.0)
+        )
         assert np.array_equal(images[index], expected)
 
 
@@ -67,7 +69,14 @@ def test_images_are_normalised_and_belong_to_their_labels(dataset, tmp_path):
 
 def test_seed_and_pass_fix_order_and_augmentation(dataset, tmp_path):
     def make(seed):
-        return Batches(decode_images(dataset, 40, tmp_path), dataset.labels, 8, shuffle=True, augment=Augment(32), seed=seed)
+        return Batches(
+            decode_images(dataset, 40, tmp_path),
+            dataset.labels,
+            8,
+            shuffle=True,
+            augment=Augment(32),
+            seed=seed,
+        )
 
     first, again, other = make(1), make(1), make(2)
     second_pass = [list(first), list(first)][1]
@@ -78,7 +87,12 @@ def test_seed_and_pass_fix_order_and_augmentation(dataset, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "start, end, sides", [(32, 64, [32, 32, 32, 32, 48, 48, 48, 48, 64, 64]), (40, 64, [40] * 6 + [56, 56, 64, 64]), (64, 64, [64] * 10)]
+    "start, end, sides",
+    [
+        (32, 64, [32, 32, 32, 32, 48, 48, 48, 48, 64, 64]),
+        (40, 64, [40] * 6 + [56, 56, 64, 64]),
+        (64, 64, [64] * 10),
+    ],
 )
 def test_pictures_grow_by_16_pixels_and_end_at_full_size(start, end, sides):
     side = growing(start, end, 10)
@@ -86,8 +100,15 @@ def test_pictures_grow_by_16_pixels_and_end_at_full_size(start, end, sides):
 
 
 def test_each_pass_has_the_side_of_its_epoch(dataset, tmp_path):
-    batches = Batches(decode_images(dataset, 40, tmp_path), dataset.labels, 16, augment=Augment(growing(16, 32, 4)))
-    assert [tuple(images.shape[2:]) for _ in range(4) for images, _ in batches] == [(16, 16), (16, 16), (16, 16), (32, 32)]
+    batches = Batches(
+        decode_images(dataset, 40, tmp_path), dataset.labels, 16, augment=Augment(growing(16, 32, 4))
+    )
+    assert [tuple(images.shape[2:]) for _ in range(4) for images, _ in batches] == [
+        (16, 16),
+        (16, 16),
+        (16, 16),
+        (32, 32),
+    ]
 
 
 def test_crop_and_flip_keep_flat_colours_and_mirror_half():
@@ -101,11 +122,15 @@ def test_crop_and_flip_keep_flat_colours_and_mirror_half():
 
 
 def test_crops_keep_at_least_the_asked_area():
-    plane = torch.stack([torch.arange(64.0).expand(64, 64), torch.arange(64.0)[:, None].expand(64, 64), torch.zeros(64, 64)])
+    plane = torch.stack(
+        [torch.arange(64.0).expand(64, 64), torch.arange(64.0)[:, None].expand(64, 64), torch.zeros(64, 64)]
+    )
     out = Augment(64, min_area=0.4)(plane.expand(500, 3, 64, 64), torch.Generator().manual_seed(0))
     width = (out[:, 0].amax(dim=(1, 2)) - out[:, 0].amin(dim=(1, 2)) + 1) / 64
     height = (out[:, 1].amax(dim=(1, 2)) - out[:, 1].amin(dim=(1, 2)) + 1) / 64
-    assert (width * height).min() > 0.36 and (width * height).max() <= 1.01  # a pixel's width short at the edges
+    assert (width * height).min() > 0.36 and (
+        width * height
+    ).max() <= 1.01  # a pixel's width short at the edges
     assert (width / height).max() < 1.4
 
 
@@ -141,11 +166,16 @@ def test_mixed_labels_are_the_shares_of_the_two_pictures():
 def test_decoding_tells_how_far_it_is(dataset, tmp_path):
     told = []
     decode_images(dataset, 32, tmp_path, lambda done, total: told.append((done, total)))
-    decode_images(dataset, 32, tmp_path, lambda done, total: told.append((done, total)))  # found: nothing to tell
+    decode_images(
+        dataset, 32, tmp_path, lambda done, total: told.append((done, total))
+    )  # found: nothing to tell
     assert told == [(16, 16)]
 
 
-@pytest.mark.parametrize("count, batch_size, sizes", [(9, 4, [4, 5]), (8, 4, [4, 4]), (10, 4, [4, 4, 2]), (3, 1, [1, 1, 1]), (1, 4, [1])])
+@pytest.mark.parametrize(
+    "count, batch_size, sizes",
+    [(9, 4, [4, 5]), (8, 4, [4, 4]), (10, 4, [4, 4, 2]), (3, 1, [1, 1, 1]), (1, 4, [1])],
+)
 def test_last_image_of_a_training_pass_is_not_a_batch_alone(count, batch_size, sizes):
     images, labels = np.zeros((count, 8, 8, 3), np.uint8), np.arange(count)
     batches = Batches(images, labels, batch_size, shuffle=True)

@@ -8,7 +8,9 @@ import pytest
 import torch
 from scipy import stats
 
-from labnn.compare import (
+from labnn.experiment import OPTIMIZERS, Experiment, Run
+from labnn.kit.errors import LabError
+from labnn.report.compare import (
     Protocol,
     area_under_curve,
     best_rates,
@@ -21,22 +23,36 @@ from labnn.compare import (
     reached,
     sign_flip_p,
 )
-from labnn.errors import LabError
-from labnn.experiment import OPTIMIZERS, Experiment, Run
-from labnn.tables import answer_to_original, maximum_words, other_differences, rate_against_optimizer, rates_table, stability, summary_table, verdict
+from labnn.report.tables import (
+    answer_to_original,
+    maximum_words,
+    other_differences,
+    rate_against_optimizer,
+    rates_table,
+    stability,
+    summary_table,
+    verdict,
+)
 from labnn.train import HISTORY_COLUMNS
 
 
 def finished(optimizer: str, seed: int, test_accuracy: float, **settings) -> Run:
     """A run of two epochs whose last test accuracy is given; the first epoch is better, and must not count."""
-    rows = [[1, 1e-3, 1.0, 2.0, 0.1, 2.0, 0.999, 0.1, False], [2, 1e-3, 1.0, 1.0, 0.5, 1.0, test_accuracy, 0.1, False]]
+    rows = [
+        [1, 1e-3, 1.0, 2.0, 0.1, 2.0, 0.999, 0.1, False],
+        [2, 1e-3, 1.0, 1.0, 0.5, 1.0, test_accuracy, 0.1, False],
+    ]
     history = pd.DataFrame(rows, columns=HISTORY_COLUMNS)
     data = {"name": "cars", "fingerprint": "0", "train": 2, "test": 2, "classes": 2, "crop_to_box": False}
-    return Run(Experiment(optimizer=optimizer, seed=seed, epochs=2, **settings), data, history, pd.DataFrame(), {})
+    return Run(
+        Experiment(optimizer=optimizer, seed=seed, epochs=2, **settings), data, history, pd.DataFrame(), {}
+    )
 
 
 def answered(labels, predictions) -> Run:
-    return replace(finished("adam", 0, 0.5), predictions=pd.DataFrame({"label": labels, "prediction": predictions}))
+    return replace(
+        finished("adam", 0, 0.5), predictions=pd.DataFrame({"label": labels, "prediction": predictions})
+    )
 
 
 def tuned(optimizer: str, lr: float, accuracy: float, loss: float) -> Run:
@@ -46,12 +62,19 @@ def tuned(optimizer: str, lr: float, accuracy: float, loss: float) -> Run:
 
 
 def runs(amsgrad, adam) -> list[Run]:
-    return [finished(name, seed, value) for name, values in (("amsgrad", amsgrad), ("adam", adam)) for seed, value in enumerate(values)]
+    return [
+        finished(name, seed, value)
+        for name, values in (("amsgrad", amsgrad), ("adam", adam))
+        for seed, value in enumerate(values)
+    ]
 
 
 def test_difference_and_interval_are_the_paired_t_tests():
     first, second = [0.52, 0.55, 0.50, 0.58], [0.50, 0.54, 0.51, 0.53]
-    result = paired_difference([finished("amsgrad", s, v) for s, v in enumerate(first)], [finished("adam", s, v) for s, v in enumerate(second)])
+    result = paired_difference(
+        [finished("amsgrad", s, v) for s, v in enumerate(first)],
+        [finished("adam", s, v) for s, v in enumerate(second)],
+    )
     expected = stats.ttest_rel(first, second).confidence_interval(0.95)
     assert result.mean == pytest.approx(np.mean(first) - np.mean(second))
     assert (result.low, result.high) == pytest.approx((expected.low, expected.high))
@@ -70,7 +93,9 @@ def test_noise_is_not_called_a_result():
     assert "разница не доказана" in text
 
 
-@pytest.mark.parametrize("better, difference", [("лучше AMSGrad", 0.10), ("лучше Adam", -0.10), ("разница не доказана", 0.0)])
+@pytest.mark.parametrize(
+    "better, difference", [("лучше AMSGrad", 0.10), ("лучше Adam", -0.10), ("разница не доказана", 0.0)]
+)
 def test_verdict_names_the_better_one_or_neither(better, difference):
     adam = np.array([0.50, 0.53, 0.54, 0.52, 0.51])
     text = verdict(runs(amsgrad=adam + difference + np.array([0.01, -0.01, 0.0, 0.01, -0.01]), adam=adam))
@@ -79,17 +104,31 @@ def test_verdict_names_the_better_one_or_neither(better, difference):
     assert f"{100 * difference:+.1f} процентного пункта".replace("-", "−").replace(".", ",") in text
 
 
-@pytest.mark.parametrize("found, difference", [("лучше AMSGrad", 0.10), ("лучше Adam", -0.10), ("разницы в точности не доказывают", 0.0)])
+@pytest.mark.parametrize(
+    "found, difference",
+    [("лучше AMSGrad", 0.10), ("лучше Adam", -0.10), ("разницы в точности не доказывают", 0.0)],
+)
 def test_claim_of_the_original_is_answered_in_one_sentence(found, difference):
     adam = np.array([0.50, 0.53, 0.54, 0.52, 0.51])
-    dead = [replace(answered([0, 1], [0, 0]), experiment=Experiment(optimizer=name)) for name in ("amsgrad", "adam")]
-    text = answer_to_original(dead, runs(amsgrad=adam + difference + np.array([0.01, -0.01, 0.0, 0.01, -0.01]), adam=adam))
+    dead = [
+        replace(answered([0, 1], [0, 0]), experiment=Experiment(optimizer=name))
+        for name in ("amsgrad", "adam")
+    ]
+    text = answer_to_original(
+        dead, runs(amsgrad=adam + difference + np.array([0.01, -0.01, 0.0, 0.01, -0.01]), adam=adam)
+    )
     assert found in text and "разных ответов: 1; 1" in text
-    assert text.count(". ") == text.count("п. п.") and text.endswith(".")  # one sentence, but for the abbreviation
+    assert text.count(". ") == text.count("п. п.") and text.endswith(
+        "."
+    )  # one sentence, but for the abbreviation
 
 
 def test_optimizers_part_is_the_far_end_of_the_interval_against_the_span_of_the_rates():
-    tuning = [tuned(name, lr, accuracy, 1.0) for name in ("adam", "amsgrad") for lr, accuracy in ((1e-3, 0.2), (1e-2, 0.6))]
+    tuning = [
+        tuned(name, lr, accuracy, 1.0)
+        for name in ("adam", "amsgrad")
+        for lr, accuracy in ((1e-3, 0.2), (1e-2, 0.6))
+    ]
     amsgrad, adam = [0.50, 0.53, 0.54, 0.52, 0.51], [0.52, 0.53, 0.55, 0.51, 0.53]
     ends = stats.ttest_rel(amsgrad, adam).confidence_interval()
     text = rate_against_optimizer(tuning, runs(amsgrad, adam))
@@ -104,8 +143,16 @@ def test_too_few_pairs_prove_nothing_however_far_apart(pairs):
 
 
 def test_verdict_on_three_optimizers_compares_every_two_with_wider_intervals():
-    accuracies = {"sgd": [0.30, 0.32, 0.31, 0.33, 0.30], "adam": [0.50, 0.53, 0.54, 0.52, 0.51], "amsgrad": [0.51, 0.52, 0.55, 0.51, 0.52]}
-    three = [finished(name, seed, value) for name, values in accuracies.items() for seed, value in enumerate(values)]
+    accuracies = {
+        "sgd": [0.30, 0.32, 0.31, 0.33, 0.30],
+        "adam": [0.50, 0.53, 0.54, 0.52, 0.51],
+        "amsgrad": [0.51, 0.52, 0.55, 0.51, 0.52],
+    }
+    three = [
+        finished(name, seed, value)
+        for name, values in accuracies.items()
+        for seed, value in enumerate(values)
+    ]
     text = verdict(three)
     assert "AMSGrad и Adam: разница не доказана" in text
     assert "AMSGrad и SGD с импульсом: лучше AMSGrad" in text and "Adam и SGD с импульсом: лучше Adam" in text
@@ -123,7 +170,10 @@ def test_exact_interval_covers_as_it_says_where_t_assumes_too_much(pairs):
 
 def test_exact_interval_of_five_values_does_not_exist_at_95_percent():
     assert exact_interval([1.0, 2.0, 3.0, 4.0, 5.0]) == (-np.inf, np.inf)
-    assert exact_interval([1.0, 2.0, 3.0, 4.0, 5.0], 0.9) == (1.0, 5.0)  # one of 32 parts on each side: 93.75 %
+    assert exact_interval([1.0, 2.0, 3.0, 4.0, 5.0], 0.9) == (
+        1.0,
+        5.0,
+    )  # one of 32 parts on each side: 93.75 %
 
 
 def test_randomisation_test_counts_the_sign_patterns():
@@ -156,19 +206,33 @@ def test_mcnemar_counts_photos_that_only_one_network_knows():
 
 def test_curve_is_summed_up_by_its_area_and_its_milestones():
     history = finished("adam", 0, 0.5).history
-    run = replace(finished("adam", 0, 0.5), history=pd.concat([history, history, history], ignore_index=True).head(3))
-    run.history["epoch"], run.history["test_accuracy"], run.history["seconds"] = [1, 2, 3], [0.1, np.nan, 0.5], [2.0, 3.0, 4.0]
+    run = replace(
+        finished("adam", 0, 0.5), history=pd.concat([history, history, history], ignore_index=True).head(3)
+    )
+    run.history["epoch"], run.history["test_accuracy"], run.history["seconds"] = (
+        [1, 2, 3],
+        [0.1, np.nan, 0.5],
+        [2.0, 3.0, 4.0],
+    )
     assert area_under_curve(run) == pytest.approx(0.3)
     assert reached(run, 0.1) == (1, 2.0) and reached(run, 0.5) == (3, 9.0)
     assert np.isnan(reached(run, 0.6)).all()
 
 
 def test_rates_are_chosen_on_accuracy_then_loss_each_optimizer_alone():
-    tuning = [tuned("adam", 1e-3, 0.4, 2.0), tuned("adam", 1e-2, 0.5, 1.9), tuned("adam", 1e-1, 0.5, 1.8), tuned("amsgrad", 1e-3, 0.6, 1.0)]
+    tuning = [
+        tuned("adam", 1e-3, 0.4, 2.0),
+        tuned("adam", 1e-2, 0.5, 1.9),
+        tuned("adam", 1e-1, 0.5, 1.8),
+        tuned("amsgrad", 1e-3, 0.6, 1.0),
+    ]
     assert best_rates(tuning) == {"adam": 1e-1, "amsgrad": 1e-3}
     table = rates_table(tuning).set_index("Скорость обучения")
     assert table["Adam, %"].to_dict() | {"0,1": "50,0 ★"} == table["Adam, %"].to_dict()
-    assert "Adam: лучше всего 0,1 (50,0 %), не хуже девяти десятых лучшего — скоростей: 2 из 3; лучшая лежит на краю сетки" in stability(tuning)
+    assert (
+        "Adam: лучше всего 0,1 (50,0 %), не хуже девяти десятых лучшего — скоростей: 2 из 3; лучшая лежит на краю сетки"
+        in stability(tuning)
+    )
 
 
 def test_other_figures_that_differ_are_named_with_wider_intervals():
@@ -176,17 +240,25 @@ def test_other_figures_that_differ_are_named_with_wider_intervals():
     assert other_differences(pairs) == "И в других величинах разница не доказана."
     gaps = [0.30, 0.32, 0.28, 0.31, 0.29]
     for run in pairs:
-        run.history.loc[1, "train_loss"] = 1 + (gaps[run.experiment.seed] if run.experiment.optimizer == "amsgrad" else 0)
+        run.history.loc[1, "train_loss"] = 1 + (
+            gaps[run.experiment.seed] if run.experiment.optimizer == "amsgrad" else 0
+        )
     low, high = stats.ttest_1samp(gaps, 0).confidence_interval(1 - 0.05 / 3)
     words = f"[+{low:.3f}; +{high:.3f}]".replace(".", ",")
-    assert other_differences(pairs) == f"Из других величин различаются потери на обучении, нат: AMSGrad минус Adam +0,300 {words}."
+    assert (
+        other_differences(pairs)
+        == f"Из других величин различаются потери на обучении, нат: AMSGrad минус Adam +0,300 {words}."
+    )
 
 
 def test_maximum_is_told_at_its_strongest_and_at_the_end():
     run = finished("amsgrad", 0, 0.5)
     bound = {"maximum_share": [0.8, 0.4], "step_10": [0.3, 0.7], "step_50": [0.6, 0.9], "step_90": [0.9, 1.0]}
     text = maximum_words([replace(run, history=run.history.assign(**bound)), finished("adam", 0, 0.5)])
-    assert "в эпоху 1: он выше v у 80 % весов, медиана множителя шага 0,60 (у средних 80 % весов от 0,30 до 0,90)" in text
+    assert (
+        "в эпоху 1: он выше v у 80 % весов, медиана множителя шага 0,60 (у средних 80 % весов от 0,30 до 0,90)"
+        in text
+    )
     assert "В последней эпохе он выше v у 40 % весов, медиана множителя шага 0,90" in text
 
 
@@ -194,14 +266,18 @@ def exploding(weights, lr: float, decay: float) -> torch.optim.Optimizer:
     """Stochastic gradient descent that a large learning rate blows up at its first step."""
     optimizer = torch.optim.SGD(weights, lr)
     if lr > 0.005:
-        optimizer.register_step_post_hook(lambda sgd, *_: [weight.data.mul_(1e38) for weight in sgd.param_groups[0]["params"]])
+        optimizer.register_step_post_hook(
+            lambda sgd, *_: [weight.data.mul_(1e38) for weight in sgd.param_groups[0]["params"]]
+        )
     return optimizer
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_rate_that_diverges_is_left_out_of_the_choice(minicars, tmp_path, monkeypatch, capsys, processes):
     monkeypatch.setitem(OPTIMIZERS, "exploding", exploding)
-    protocol = Protocol(Experiment(epochs=2, image_size=32, batch_size=128), ("adam", "exploding"), (1e-3, 1e-2), seeds=1)
+    protocol = Protocol(
+        Experiment(epochs=2, image_size=32, batch_size=128), ("adam", "exploding"), (1e-3, 1e-2), seeds=1
+    )
     tuning = protocol.tune(minicars, tmp_path / "runs", cache_dir=tmp_path / "cache", processes=processes)
     assert len(tuning) == 3 and best_rates(tuning)["exploding"] == 1e-3
     assert rates_table(tuning)["exploding, %"].tolist()[1] == "расходится"
@@ -212,7 +288,9 @@ def test_rate_that_diverges_is_left_out_of_the_choice(minicars, tmp_path, monkey
 
 
 def test_tuned_runs_are_comparable_but_a_grid_is_taken_apart_by_its_rates():
-    final = [finished("adam", seed, 0.5, lr=1e-3) for seed in (0, 1)] + [finished("amsgrad", seed, 0.5, lr=1e-2) for seed in (0, 1)]
+    final = [finished("adam", seed, 0.5, lr=1e-3) for seed in (0, 1)] + [
+        finished("amsgrad", seed, 0.5, lr=1e-2) for seed in (0, 1)
+    ]
     assert [len(group) for group in comparable(final)] == [4]
     grid = [finished(name, 0, 0.5, lr=lr) for name in ("adam", "amsgrad") for lr in (1e-3, 1e-2, 1e-1)]
     assert [{run.experiment.lr for run in group} for group in comparable(grid)] == [{1e-3}, {1e-2}, {1e-1}]

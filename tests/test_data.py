@@ -11,9 +11,9 @@ import scipy.io
 import torchvision
 from conftest import MINICARS, write_annotations
 
+from labnn.cars.layouts import official_classes
 from labnn.data import CarModelsDataset, chance_levels, open_dataset
-from labnn.errors import LabError
-from labnn.layouts import official_classes
+from labnn.kit.errors import LabError
 
 
 def official_records(file):
@@ -21,13 +21,17 @@ def official_records(file):
 
 
 def test_original_call_gives_transformed_images_and_labels_from_zero():
-    dataset = CarModelsDataset(MINICARS / "devkit/cars_train_annos.mat", MINICARS / "cars_train", transform=lambda image: image.size)
+    dataset = CarModelsDataset(
+        MINICARS / "devkit/cars_train_annos.mat", MINICARS / "cars_train", transform=lambda image: image.size
+    )
     size, label = dataset[0]
     assert size == dataset.image(0).size
     assert label == int(official_records(MINICARS / "devkit/cars_train_annos.mat")[0]["class"].item()) - 1
 
 
-@pytest.mark.parametrize("part, file", [("train", "devkit/cars_train_annos.mat"), ("test", "cars_test_annos_withlabels.mat")])
+@pytest.mark.parametrize(
+    "part, file", [("train", "devkit/cars_train_annos.mat"), ("test", "cars_test_annos_withlabels.mat")]
+)
 def test_labels_and_boxes_are_those_of_the_records(minicars, part, file):
     dataset = getattr(minicars, part)
     records = official_records(MINICARS / file)
@@ -83,7 +87,9 @@ def test_chance_levels_of_the_official_training_labels():
 
 def test_chance_levels_of_a_fair_coin_and_a_biased_one():
     assert chance_levels([0, 1, 1, 0]) == pytest.approx((0.5, 0.5, math.log(2), math.log(2)))
-    assert chance_levels([0, 1, 1, 1]) == pytest.approx((0.5, 0.75, math.log(2), 2 * math.log(2) - 0.75 * math.log(3)))
+    assert chance_levels([0, 1, 1, 1]) == pytest.approx(
+        (0.5, 0.75, math.log(2), 2 * math.log(2) - 0.75 * math.log(3))
+    )
 
 
 def test_missing_root_is_named(tmp_path):
@@ -166,11 +172,18 @@ def test_validation_part_is_cut_from_training_alone_the_same_each_time(minicars)
     cut = minicars.validation(0.2, seed=3)
     kept, held = ({path.name for path in part.paths} for part in (cut.train, cut.test))
     assert not kept & held and kept | held == {path.name for path in minicars.train.paths}
-    assert np.bincount(cut.test.labels).tolist() == [round(0.2 * count) for count in np.bincount(minicars.train.labels)]
-    assert [path.name for path in minicars.validation(0.2, seed=3).test.paths] == [path.name for path in cut.test.paths]
+    assert np.bincount(cut.test.labels).tolist() == [
+        round(0.2 * count) for count in np.bincount(minicars.train.labels)
+    ]
+    assert [path.name for path in minicars.validation(0.2, seed=3).test.paths] == [
+        path.name for path in cut.test.paths
+    ]
     assert cut.name == "minicars-validation" and cut.fingerprint() != minicars.fingerprint()
     image, label = cut.test[5]
-    assert label == cut.test.labels[5] and image.tobytes() == minicars.train.image(minicars.train.paths.index(cut.test.paths[5])).tobytes()
+    assert (
+        label == cut.test.labels[5]
+        and image.tobytes() == minicars.train.image(minicars.train.paths.index(cut.test.paths[5])).tobytes()
+    )
 
 
 def test_validation_part_of_nothing_is_refused(tiny_root):

@@ -7,8 +7,8 @@ from conftest import PROJECT, handful
 from torch import nn
 from torch.utils.data import DataLoader
 
-from labnn.diagnose import maximum_binding, near_duplicates, signal_by_layer
 from labnn.experiment import load_runs
+from labnn.kit.diagnose import maximum_binding, near_duplicates, signal_by_layer
 from labnn.model import SqueezeNet
 from labnn.train import evaluate, train_test
 
@@ -17,7 +17,15 @@ ORIGINAL = {"version": "1_0", "batch_norm": False, "init": "default"}
 
 def train_for_a_hundred_steps(model, lr: float):
     loader = DataLoader(handful(), batch_size=2)
-    return train_test(model, torch.optim.Adam(model.parameters(), lr=lr), loader, loader, 17, test_every=17, progress=lambda rows, epochs: None)
+    return train_test(
+        model,
+        torch.optim.Adam(model.parameters(), lr=lr),
+        loader,
+        loader,
+        17,
+        test_every=17,
+        progress=lambda rows, epochs: None,
+    )
 
 
 def test_guard_tells_of_a_dead_network_once_with_numbers_and_causes(capsys):
@@ -26,8 +34,16 @@ def test_guard_tells_of_a_dead_network_once_with_numbers_and_causes(capsys):
     told = capsys.readouterr().out.splitlines()
     assert history["collapsed"].iloc[-1]
     assert len(told) == 1 and told[0].startswith("Внимание: сеть не учится")
-    assert f"потери {history['test_loss'].iloc[-1]:.4f}" in told[0] and "Самый частый ответ — 100.0% снимков" in told[0]
-    for cause in ("сигнал гаснет", "ReLU на выходных логитах", "нет пакетной нормализации", "скорость обучения 0.0001"):
+    assert (
+        f"потери {history['test_loss'].iloc[-1]:.4f}" in told[0]
+        and "Самый частый ответ — 100.0% снимков" in told[0]
+    )
+    for cause in (
+        "сигнал гаснет",
+        "ReLU на выходных логитах",
+        "нет пакетной нормализации",
+        "скорость обучения 0.0001",
+    ):
         assert cause in told[0]
 
 
@@ -44,7 +60,16 @@ def test_guard_tells_when_a_dead_network_comes_to_life(capsys):
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
     waits = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: float(step >= 102))
     loader = DataLoader(handful(), batch_size=2)
-    history = train_test(model, optimizer, loader, loader, 34, scheduler=waits, test_every=17, progress=lambda rows, epochs: None)
+    history = train_test(
+        model,
+        optimizer,
+        loader,
+        loader,
+        34,
+        scheduler=waits,
+        test_every=17,
+        progress=lambda rows, epochs: None,
+    )
     told = capsys.readouterr().out.splitlines()
     assert history["collapsed"].iloc[[16, 33]].tolist() == [True, False]
     assert len(told) == 2 and told[1].startswith("Сеть начала учиться")
@@ -52,13 +77,19 @@ def test_guard_tells_when_a_dead_network_comes_to_life(capsys):
 
 def test_guard_was_right_about_every_recorded_run():
     """Where it spoke, one answer stood for (nearly) all photos, and it took that back before any run beat the most frequent class."""
-    runs = [run for folder in ("", "collapse", "causes", "levers", "recipe") for run in load_runs(PROJECT / "data" / "runs" / folder)]
+    runs = [
+        run
+        for folder in ("", "collapse", "causes", "levers", "recipe")
+        for run in load_runs(PROJECT / "data" / "runs" / folder)
+    ]
     assert {bool(run.history["collapsed"].iloc[-1]) for run in runs} == {False, True}
     for run in runs:
         majority = run.predictions["label"].value_counts(normalize=True).iloc[0]
         learned = run.history["test_accuracy"] > 1.5 * majority
         assert not (run.history["collapsed"] & learned).any()
-        if run.experiment.batch_norm and learned.iloc[-1]:  # without it a network may stand still for epochs before it learns
+        if (
+            run.experiment.batch_norm and learned.iloc[-1]
+        ):  # without it a network may stand still for epochs before it learns
             assert not run.history["collapsed"].any()
         if run.history["collapsed"].iloc[-1]:
             assert run.predictions["prediction"].value_counts(normalize=True).iloc[0] > 0.9
@@ -76,7 +107,10 @@ def test_information_is_nothing_for_one_answer_and_all_for_a_sure_one(scale, exp
 
 def test_default_start_loses_the_signal_with_depth_and_he_keeps_it():
     images, labels = handful().tensors
-    dead, alive = (signal_by_layer(SqueezeNet(10, version="1_0", batch_norm=False, init=init), images, labels) for init in ("default", "he"))
+    dead, alive = (
+        signal_by_layer(SqueezeNet(10, version="1_0", batch_norm=False, init=init), images, labels)
+        for init in ("default", "he")
+    )
     assert list(dead["layer"][[0, 1, 25]]) == ["features.0", "features.3.squeeze", "classifier.1"]
     assert dead["spread"].iloc[-1] < 1e-4 * dead["spread"].iloc[0]
     assert alive["spread"].iloc[-2] > 0.1 * alive["spread"].iloc[0]
@@ -95,7 +129,9 @@ def test_spread_is_the_deviation_across_images():
     images = torch.randn(50, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     layer = nn.Conv2d(3, 5, 3)
     outputs = layer(images)
-    assert signal_by_layer(nn.Sequential(layer), images)["spread"].item() == pytest.approx(outputs.var(dim=0).mean().sqrt().item())
+    assert signal_by_layer(nn.Sequential(layer), images)["spread"].item() == pytest.approx(
+        outputs.var(dim=0).mean().sqrt().item()
+    )
 
 
 def test_a_copy_in_the_other_part_is_found_also_mirrored_and_brightened(minicars):
@@ -116,7 +152,9 @@ def test_maximum_binds_where_the_second_moment_has_fallen():
         weights.grad = torch.tensor(gradient)
         optimizer.step()
     found = maximum_binding(optimizer)
-    assert found["maximum_share"] == pytest.approx(1 / 3)  # 0.999 + 0.001 * 0.25 is still above 1: only the first fell
+    assert found["maximum_share"] == pytest.approx(
+        1 / 3
+    )  # 0.999 + 0.001 * 0.25 is still above 1: only the first fell
     state = optimizer.state[weights]
     steps = (state["exp_avg_sq"] / state["max_exp_avg_sq"]).sqrt()
     assert found["step_10"] == pytest.approx(np.quantile(steps, 0.1), rel=1e-4)

@@ -25,31 +25,41 @@ from mirrors import Mirror
 from PIL import Image
 
 from labnn.__main__ import main
+from labnn.cars.download import download
+from labnn.cars.layouts import Official, official_classes
 from labnn.data import open_dataset
-from labnn.download import download
-from labnn.errors import LabError
-from labnn.layouts import Official, official_classes
+from labnn.kit.errors import LabError
 
 NAMES = ["Acura RL Sedan 2012", "Acura Integra Type R 2001", "Ram C/V Cargo Van Minivan 2012"]
 OFFICIAL = Official(NAMES, [3, 2, 2], [2, 1, 2], 100_000)
 LABELS = {"train": [2, 0, 0, 1, 0, 1, 2], "test": [0, 0, 2, 1, 2]}
-BOXES = {part: [(2 + index, 3, 30 + index, 20) for index in range(len(labels))] for part, labels in LABELS.items()}
+BOXES = {
+    part: [(2 + index, 3, 30 + index, 20) for index in range(len(labels))] for part, labels in LABELS.items()
+}
 NESTED, FOLDERS = "eduardo4jesus/stanford-cars-dataset", "cyizhuo/stanford-cars-by-classes-folder"
 
 
 def photo(number: int) -> bytes:
     """A JPEG that no other number gives, 40 pixels wide."""
     file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(number).integers(0, 255, (30 + number, 40, 3), dtype=np.uint8)).save(file, "JPEG")
+    Image.fromarray(
+        np.random.default_rng(number).integers(0, 255, (30 + number, 40, 3), dtype=np.uint8)
+    ).save(file, "JPEG")
     return file.getvalue()
 
 
-PHOTOS = {"train": [photo(number) for number in range(7)], "test": [photo(number) for number in range(10, 15)]}
+PHOTOS = {
+    "train": [photo(number) for number in range(7)],
+    "test": [photo(number) for number in range(10, 15)],
+}
 
 
 def parquet(photos: list[bytes], labels: list[int], names: list[str] | None = NAMES) -> bytes:
     """A file of the schema that ``datasets`` writes."""
-    images = pa.array([{"bytes": content, "path": None} for content in photos], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    images = pa.array(
+        [{"bytes": content, "path": None} for content in photos],
+        pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+    )
     table = pa.table({"image": images, "label": pa.array(labels, pa.int64())})
     if names is not None:
         features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
@@ -64,7 +74,9 @@ def parquets(photos=PHOTOS, labels=LABELS, names=NAMES) -> dict[str, bytes]:
     files = {}
     for part, all_labels in labels.items():
         for number, rows in enumerate((slice(0, 4), slice(4, None))):
-            files[f"data/{part}-0000{number}-of-00002.parquet"] = parquet(photos[part][rows], all_labels[rows], names)
+            files[f"data/{part}-0000{number}-of-00002.parquet"] = parquet(
+                photos[part][rows], all_labels[rows], names
+            )
     return files
 
 
@@ -106,7 +118,12 @@ def test_photos_are_the_bytes_of_the_source_with_their_labels(mirror, tmp_path, 
 
 def test_progress_tells_the_bytes_that_have_come_of_all(mirror, tmp_path):
     told = []
-    download(tmp_path / "stanford_cars", endpoint=mirror.address, official=OFFICIAL, progress=lambda done, total: told.append((done, total)))
+    download(
+        tmp_path / "stanford_cars",
+        endpoint=mirror.address,
+        official=OFFICIAL,
+        progress=lambda done, total: told.append((done, total)),
+    )
     total = sum(map(len, mirror.files.values()))
     assert len(told) > 40 and {all_bytes for _, all_bytes in told} == {total}
     done = [bytes_done for bytes_done, _ in told]
@@ -118,7 +135,9 @@ def with_boxes(mirror, tmp_path, boxes=BOXES, labels=LABELS) -> None:
     for part in ("train", "test"):
         names = [f"{index + 1:05d}.jpg" for index in range(len(labels[part]))]
         write_annotations(tmp_path / "boxes.mat", names, np.array(labels[part]) + 1, boxes[part])
-        mirror.single[NESTED, f"car_devkit/devkit/cars_{part}_annos.mat"] = (tmp_path / "boxes.mat").read_bytes()
+        mirror.single[NESTED, f"car_devkit/devkit/cars_{part}_annos.mat"] = (
+            tmp_path / "boxes.mat"
+        ).read_bytes()
     (tmp_path / "boxes.mat").unlink()
 
 
@@ -126,11 +145,17 @@ def test_official_boxes_are_taken_where_the_order_agrees(mirror, tmp_path):
     with_boxes(mirror, tmp_path)
     data = fetch(mirror, tmp_path)
     assert_whole(tmp_path / "stanford_cars")
-    assert data.train.boxes.tolist() == [list(box) for box in BOXES["train"]] and data.test.boxes.tolist() == [list(box) for box in BOXES["test"]]
+    assert data.train.boxes.tolist() == [
+        list(box) for box in BOXES["train"]
+    ] and data.test.boxes.tolist() == [list(box) for box in BOXES["test"]]
 
 
 @pytest.mark.parametrize(
-    "changed", [{"labels": LABELS | {"train": LABELS["train"][::-1][1:] + [2]}}, {"boxes": BOXES | {"test": [(1, 1, 900, 9)] * 5}}]
+    "changed",
+    [
+        {"labels": LABELS | {"train": LABELS["train"][::-1][1:] + [2]}},
+        {"boxes": BOXES | {"test": [(1, 1, 900, 9)] * 5}},
+    ],
 )
 def test_boxes_of_another_order_are_not_taken(changed, mirror, tmp_path, capsys):
     with_boxes(mirror, tmp_path, **changed)
@@ -160,7 +185,9 @@ def test_a_folder_with_something_else_is_left_alone(mirror, tmp_path):
     (tmp_path / "stanford_cars" / "diary.txt").write_text("mine")
     with pytest.raises(LabError, match="занято, а целого набора там нет .*укажите другое"):
         fetch(mirror, tmp_path)
-    assert not mirror.asked and [path.name for path in (tmp_path / "stanford_cars").iterdir()] == ["diary.txt"]
+    assert not mirror.asked and [path.name for path in (tmp_path / "stanford_cars").iterdir()] == [
+        "diary.txt"
+    ]
     assert not (tmp_path / "locks").exists()
 
 
@@ -200,28 +227,46 @@ def swapped(names):
 
 
 def fewer_rows():
-    return parquets(labels=LABELS | {"test": LABELS["test"][:-1]}, photos=PHOTOS | {"test": PHOTOS["test"][:-1]})
+    return parquets(
+        labels=LABELS | {"test": LABELS["test"][:-1]}, photos=PHOTOS | {"test": PHOTOS["test"][:-1]}
+    )
 
 
 WRONG = {
-    "classes in another order": (lambda: parquets(names=swapped(NAMES)), "класс 1 должен быть «Acura RL Sedan 2012», а стоит «Acura Integra"),
+    "classes in another order": (
+        lambda: parquets(names=swapped(NAMES)),
+        "класс 1 должен быть «Acura RL Sedan 2012», а стоит «Acura Integra",
+    ),
     "fewer classes": (lambda: parquets(names=NAMES[:2]), "класс 3 должен быть «Ram C/V"),
     "labels mean other classes": (
-        lambda: parquets(labels={part: [(label + 1) % 3 for label in labels] for part, labels in LABELS.items()}),
+        lambda: parquets(
+            labels={part: [(label + 1) % 3 for label in labels] for part, labels in LABELS.items()}
+        ),
         "в части train у класса «Acura RL Sedan 2012» снимков 2, а должно быть 3",
     ),
     "the same without names of classes": (
-        lambda: parquets(labels={part: [2 - label for label in labels] for part, labels in LABELS.items()}, names=None),
+        lambda: parquets(
+            labels={part: [2 - label for label in labels] for part, labels in LABELS.items()}, names=None
+        ),
         "в части train у класса «Acura RL Sedan 2012» снимков 2",
     ),
     "a row too few": (fewer_rows, "в части test строк 4, а должно быть 5"),
-    "a label beyond the list": (lambda: parquets(labels=LABELS | {"train": [3, 0, 0, 1, 0, 1, 2]}), "«Ram C/V Cargo Van Minivan 2012» снимков 1"),
-    "a label below zero": (lambda: parquets(labels=LABELS | {"train": [-1, 0, 0, 1, 0, 1, 2]}), "в части train есть метка -1"),
+    "a label beyond the list": (
+        lambda: parquets(labels=LABELS | {"train": [3, 0, 0, 1, 0, 1, 2]}),
+        "«Ram C/V Cargo Van Minivan 2012» снимков 1",
+    ),
+    "a label below zero": (
+        lambda: parquets(labels=LABELS | {"train": [-1, 0, 0, 1, 0, 1, 2]}),
+        "в части train есть метка -1",
+    ),
     "a photo that is none": (
         lambda: parquets(PHOTOS | {"test": [b"<html>", *PHOTOS["test"][1:]]}),
         "снимок 1 в test-00000-of-00002.parquet не читается",
     ),
-    "not parquet": (lambda: parquets() | {"data/test-00001-of-00002.parquet": b"<html>404</html>"}, "test-00001-of-00002.parquet не читается"),
+    "not parquet": (
+        lambda: parquets() | {"data/test-00001-of-00002.parquet": b"<html>404</html>"},
+        "test-00001-of-00002.parquet не читается",
+    ),
 }
 
 
@@ -244,7 +289,10 @@ def test_a_file_of_another_size_than_promised_is_refused(lie, mirror, tmp_path, 
     with pytest.raises(LabError):
         fetch(mirror, tmp_path)
     size = len(mirror.files["data/train-00000-of-00002.parquet"])
-    assert f"train-00000-of-00002.parquet пришёл размером {size} байт вместо {size + lie}" in capsys.readouterr().out
+    assert (
+        f"train-00000-of-00002.parquet пришёл размером {size} байт вместо {size + lie}"
+        in capsys.readouterr().out
+    )
     mirror.lie = 0
     fetch(mirror, tmp_path)
     assert_whole(tmp_path / "stanford_cars")
@@ -299,7 +347,9 @@ def test_a_full_disk_is_told_and_nothing_half_done_is_left(limit, packed, mirror
             (folder / ".stanford_cars.download" / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / ".stanford_cars.download" / name).write_bytes(content)
     in_process(mirror.address, folder, limit).join()
-    assert "не помещается на диск: освободите место" in folder.with_suffix(".error").read_text(encoding="utf-8")
+    assert "не помещается на диск: освободите место" in folder.with_suffix(".error").read_text(
+        encoding="utf-8"
+    )
     assert {path.name for path in folder.iterdir()} == {".stanford_cars.download", "locks"}
     fetch(mirror, folder)
     assert_whole(folder / "stanford_cars")
@@ -352,7 +402,11 @@ def archive(files: dict[str, bytes]) -> bytes:
 
 def annotated(tmp_path, devkit: str, photos: str, test_file: str) -> dict[str, bytes]:
     """The files of a data set whose folders are called so, by path."""
-    files = {f"{photos.format(part=part)}/{index + 1:05d}.jpg": content for part in PHOTOS for index, content in enumerate(PHOTOS[part])}
+    files = {
+        f"{photos.format(part=part)}/{index + 1:05d}.jpg": content
+        for part in PHOTOS
+        for index, content in enumerate(PHOTOS[part])
+    }
     for part, name in (("train", f"{devkit}/cars_train_annos.mat"), ("test", test_file)):
         names = [f"{index + 1:05d}.jpg" for index in range(len(LABELS[part]))]
         write_annotations(tmp_path / "annos.mat", names, np.array(LABELS[part]) + 1, BOXES[part])
@@ -365,13 +419,17 @@ def annotated(tmp_path, devkit: str, photos: str, test_file: str) -> dict[str, b
 
 def in_class_folders() -> dict[str, bytes]:
     return {
-        f"{part}/{NAMES[label].replace('/', '-')}/{index:06d}.jpg": PHOTOS[part][index] for part in PHOTOS for index, label in enumerate(LABELS[part])
+        f"{part}/{NAMES[label].replace('/', '-')}/{index:06d}.jpg": PHOTOS[part][index]
+        for part in PHOTOS
+        for index, label in enumerate(LABELS[part])
     }
 
 
 def test_kaggle_answers_where_hugging_face_does_not(mirror, tmp_path, capsys):
     mirror.files = {}
-    nested = annotated(tmp_path, "car_devkit/devkit", "cars_{part}/cars_{part}", "cars_test_annos_withlabels (1).mat")
+    nested = annotated(
+        tmp_path, "car_devkit/devkit", "cars_{part}/cars_{part}", "cars_test_annos_withlabels (1).mat"
+    )
     mirror.archives = {NESTED: archive(nested)}
     data = fetch(mirror, tmp_path)
     assert_whole(tmp_path / "stanford_cars")
@@ -381,8 +439,16 @@ def test_kaggle_answers_where_hugging_face_does_not(mirror, tmp_path, capsys):
 
 def test_the_first_of_kaggles_sets_is_taken_in_torchvisions_layout(mirror, tmp_path):
     mirror.files = {}
-    plain = annotated(tmp_path, "stanford_cars/devkit", "stanford_cars/cars_{part}", "stanford_cars/cars_test_annos_withlabels.mat")
-    mirror.archives = {"rickyyyyyyy/torchvision-stanford-cars": archive(plain), FOLDERS: archive(in_class_folders())}
+    plain = annotated(
+        tmp_path,
+        "stanford_cars/devkit",
+        "stanford_cars/cars_{part}",
+        "stanford_cars/cars_test_annos_withlabels.mat",
+    )
+    mirror.archives = {
+        "rickyyyyyyy/torchvision-stanford-cars": archive(plain),
+        FOLDERS: archive(in_class_folders()),
+    }
     fetch(mirror, tmp_path)
     assert_whole(tmp_path / "stanford_cars")
 
@@ -393,8 +459,13 @@ def test_kaggles_class_folders_become_the_official_labels(mirror, tmp_path):
     assert data.class_names == NAMES
     for part, dataset in (("train", data.train), ("test", data.test)):
         expected = {content: label for content, label in zip(PHOTOS[part], LABELS[part], strict=True)}
-        assert {path.read_bytes(): label for path, label in zip(dataset.paths, dataset.labels.tolist(), strict=True)} == expected
-        assert [box[2:] for box in dataset.boxes.tolist()] == [list(dataset.image(index).size) for index in range(len(dataset))]
+        assert {
+            path.read_bytes(): label
+            for path, label in zip(dataset.paths, dataset.labels.tolist(), strict=True)
+        } == expected
+        assert [box[2:] for box in dataset.boxes.tolist()] == [
+            list(dataset.image(index).size) for index in range(len(dataset))
+        ]
 
 
 def test_kaggles_dropped_archive_goes_on_at_the_next_call(mirror, tmp_path):
@@ -415,7 +486,9 @@ def test_an_archive_cannot_write_outside_its_folder(mirror, tmp_path):
     mirror.archives = {FOLDERS: archive(in_class_folders() | outside)}
     with contextlib.suppress(LabError):
         fetch(mirror, tmp_path)
-    caught = [path for path in tmp_path.parent.rglob("*.jpg") if path.is_file() and path.read_bytes() == b"evil"]
+    caught = [
+        path for path in tmp_path.parent.rglob("*.jpg") if path.is_file() and path.read_bytes() == b"evil"
+    ]
     assert all(path.is_relative_to(tmp_path / "kaggle") for path in caught)
 
 
@@ -425,7 +498,9 @@ def test_offline_names_the_three_ways(mirror, tmp_path, capsys):
         pass
     mirror.__exit__()
     started = time.perf_counter()
-    with pytest.raises(LabError, match=r"huggingface.co или kaggle.com.*браузером.*распакуйте в .*stanford_cars"):
+    with pytest.raises(
+        LabError, match=r"huggingface.co или kaggle.com.*браузером.*распакуйте в .*stanford_cars"
+    ):
         fetch(gone, tmp_path)
     assert capsys.readouterr().out.count("связи нет или она прервалась") == 4
     assert not (tmp_path / "stanford_cars").exists()
@@ -441,12 +516,20 @@ def test_the_terminal_checks_the_official_counts(tmp_path):
     for part in ("train", "test"):
         labels = np.random.default_rng(0).permutation(np.repeat(np.arange(196), getattr(official, part)))
         for number, some in enumerate(np.array_split(labels, 2)):
-            files[f"data/{part}-0000{number}-of-00002.parquet"] = parquet([small.getvalue()] * len(some), some.tolist(), official.class_names)
+            files[f"data/{part}-0000{number}-of-00002.parquet"] = parquet(
+                [small.getvalue()] * len(some), some.tolist(), official.class_names
+            )
     root = tmp_path / "stanford_cars"
     with Mirror(files) as mirror:
-        environment = os.environ | {"HF_ENDPOINT": mirror.address, "KAGGLE_API_ENVIRONMENT": "LOCALHOST", "KAGGLEHUB_CACHE": str(tmp_path / "kaggle")}
+        environment = os.environ | {
+            "HF_ENDPOINT": mirror.address,
+            "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
+            "KAGGLEHUB_CACHE": str(tmp_path / "kaggle"),
+        }
         command = [sys.executable, "-m", "labnn", "download", "--data", str(root)]
-        done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, encoding="utf-8")
+        done = subprocess.run(
+            command, cwd=PROJECT, env=environment, capture_output=True, text=True, encoding="utf-8"
+        )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"Готово, обучающих снимков 8144, тестовых 8041, классов 196: {root}" in done.stdout
     assert main(["train", "--data", str(root), "--epochs", "0"]) == 2  # the set opens; the setting is refused

@@ -8,8 +8,17 @@ import pytest
 import torch
 
 from labnn.data import open_dataset
-from labnn.errors import LabError
-from labnn.experiment import OPTIMIZERS, Experiment, Run, load_runs, make_model, make_optimizer, run_name, run_or_load
+from labnn.experiment import (
+    OPTIMIZERS,
+    Experiment,
+    Run,
+    load_runs,
+    make_model,
+    make_optimizer,
+    run_name,
+    run_or_load,
+)
+from labnn.kit.errors import LabError
 
 SMALL = Experiment(epochs=2, image_size=32, batch_size=8)
 
@@ -42,7 +51,9 @@ def test_other_seed_gives_another_history(run_small):
 def test_optimizers_start_from_the_same_network_and_part_later(run_small):
     adam, amsgrad = (make_model(replace(SMALL, optimizer=name), 10) for name in ("adam", "amsgrad"))
     assert all(torch.equal(a, b) for a, b in zip(adam.parameters(), amsgrad.parameters(), strict=True))
-    assert not histories_equal(run_small(replace(SMALL, optimizer="adam")), run_small(replace(SMALL, optimizer="amsgrad")))
+    assert not histories_equal(
+        run_small(replace(SMALL, optimizer="adam")), run_small(replace(SMALL, optimizer="amsgrad"))
+    )
 
 
 def test_record_round_trip_keeps_every_digit(run_small, tmp_path):
@@ -56,7 +67,9 @@ def test_record_round_trip_keeps_every_digit(run_small, tmp_path):
 
 def test_predictions_agree_with_the_last_test_accuracy(run_small):
     run = run_small()
-    assert (run.predictions["label"] == run.predictions["prediction"]).mean() == run.history["test_accuracy"].iloc[-1]
+    assert (run.predictions["label"] == run.predictions["prediction"]).mean() == run.history[
+        "test_accuracy"
+    ].iloc[-1]
 
 
 def test_record_is_readable_text_with_final_figures(run_small, tmp_path):
@@ -100,7 +113,11 @@ def test_interrupted_run_leaves_no_record_and_goes_on(run_small, tmp_path):
 
 def test_run_name_follows_every_setting_and_the_data(tiny_root):
     data = open_dataset(tiny_root)
-    names = {run_name(SMALL, data), run_name(replace(SMALL, lr=1e-3), data), run_name(replace(SMALL, dropout=0.5), data)}
+    names = {
+        run_name(SMALL, data),
+        run_name(replace(SMALL, lr=1e-3), data),
+        run_name(replace(SMALL, dropout=0.5), data),
+    }
     names.add(run_name(SMALL, open_dataset(tiny_root, crop_to_box=True)))
     data.train.paths[0].write_bytes(data.train.paths[0].read_bytes() + b"\0")
     names.add(run_name(SMALL, open_dataset(tiny_root)))
@@ -109,10 +126,16 @@ def test_run_name_follows_every_setting_and_the_data(tiny_root):
 
 REFERENCES = {
     "adam": lambda weights, lr, decay: torch.optim.Adam(weights, lr, weight_decay=decay, fused=False),
-    "amsgrad": lambda weights, lr, decay: torch.optim.Adam(weights, lr, weight_decay=decay, amsgrad=True, fused=False),
+    "amsgrad": lambda weights, lr, decay: torch.optim.Adam(
+        weights, lr, weight_decay=decay, amsgrad=True, fused=False
+    ),
     "adamw": lambda weights, lr, decay: torch.optim.AdamW(weights, lr, weight_decay=decay, fused=False),
-    "adamw-amsgrad": lambda weights, lr, decay: torch.optim.AdamW(weights, lr, weight_decay=decay, amsgrad=True, fused=False),
-    "sgd": lambda weights, lr, decay: torch.optim.SGD(weights, lr, momentum=0.9, weight_decay=decay, fused=False),
+    "adamw-amsgrad": lambda weights, lr, decay: torch.optim.AdamW(
+        weights, lr, weight_decay=decay, amsgrad=True, fused=False
+    ),
+    "sgd": lambda weights, lr, decay: torch.optim.SGD(
+        weights, lr, momentum=0.9, weight_decay=decay, fused=False
+    ),
     "nadam": lambda weights, lr, decay: torch.optim.NAdam(weights, lr, weight_decay=decay, foreach=False),
 }
 
@@ -136,7 +159,14 @@ def test_optimizers_are_pytorchs_plain_ones(name):
 
 def test_decay_is_the_usual_one_of_the_optimizer_unless_given():
     usual = {name: Experiment(optimizer=name).weight_decay for name in OPTIMIZERS}
-    assert usual == {"adam": 0.0, "amsgrad": 0.0, "adamw": 0.05, "adamw-amsgrad": 0.05, "sgd": 2e-4, "nadam": 0.0}
+    assert usual == {
+        "adam": 0.0,
+        "amsgrad": 0.0,
+        "adamw": 0.05,
+        "adamw-amsgrad": 0.05,
+        "sgd": 2e-4,
+        "nadam": 0.0,
+    }
     assert Experiment(optimizer="adam", weight_decay=0.1).weight_decay == 0.1
 
 
@@ -154,7 +184,9 @@ def test_broken_record_is_named(run_small, tmp_path):
         load_runs(tmp_path / "runs")
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"lr": -1.0}, {"image_size": 8}, {"batch_size": 0}, {"lr": float("nan")}])
+@pytest.mark.parametrize(
+    "wrong", [{"epochs": 0}, {"lr": -1.0}, {"image_size": 8}, {"batch_size": 0}, {"lr": float("nan")}]
+)
 def test_impossible_settings_are_told(wrong):
     (value,) = wrong.values()
     with pytest.raises(LabError, match=str(value)):

@@ -10,9 +10,14 @@ from hypothesis import strategies as st
 from test_layouts import single_file
 
 from labnn.data import CarModelsDataset, open_dataset
-from labnn.errors import LabError
+from labnn.kit.errors import LabError
 
-BOUNDED = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+BOUNDED = settings(
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 
 ANNOTATIONS = (MINICARS / "cars_test_annos_withlabels.mat").read_bytes()
 CLASSES = (MINICARS / "devkit" / "cars_meta.mat").read_bytes()
@@ -82,7 +87,12 @@ def test_damaged_picture(tiny_root, content):
 
 
 VALUES = st.one_of(
-    st.integers(-(2**40), 2**40), st.floats(), st.text(max_size=8), st.lists(st.integers(0, 9), max_size=3), st.booleans(), st.just(float("inf"))
+    st.integers(-(2**40), 2**40),
+    st.floats(),
+    st.text(max_size=8),
+    st.lists(st.integers(0, 9), max_size=3),
+    st.booleans(),
+    st.just(float("inf")),
 )
 FILE_NAMES = st.one_of(st.just("00001.jpg"), st.text(max_size=12), VALUES)
 

@@ -19,12 +19,14 @@ from conftest import MINICARS, PROJECT
 from jupyter_client.manager import start_new_kernel
 
 from labnn.data import open_dataset
-from labnn.errors import LabError
 from labnn.experiment import Experiment, Run, run_name, run_or_load
+from labnn.kit.errors import LabError
 
 EXPERIMENT = Experiment(epochs=60, image_size=32, batch_size=8, ema_decay=0.9)
 
-forkserver = multiprocessing.get_context("forkserver")  # starts in a few milliseconds what takes seconds to import
+forkserver = multiprocessing.get_context(
+    "forkserver"
+)  # starts in a few milliseconds what takes seconds to import
 forkserver.set_forkserver_preload(["labnn.experiment"])
 
 
@@ -33,7 +35,9 @@ def train(root: Path, folder: Path) -> None:
     torch.set_num_threads(1)
     with open(folder.with_suffix(".txt"), "a", encoding="utf-8") as told:
         os.dup2(told.fileno(), 1)
-        run_or_load(EXPERIMENT, open_dataset(root, crop_to_box=True), folder / "runs", cache_dir=folder / "cache")
+        run_or_load(
+            EXPERIMENT, open_dataset(root, crop_to_box=True), folder / "runs", cache_dir=folder / "cache"
+        )
 
 
 def start(root: Path, folder: Path):
@@ -52,7 +56,9 @@ def assert_same_end(first: tuple[Run, dict], second: tuple[Run, dict]) -> None:
     (run, weights), (other, other_weights) = first, second
     assert other.history.drop(columns="seconds").equals(run.history.drop(columns="seconds"))
     assert other.predictions.equals(run.predictions)
-    assert list(weights) == list(other_weights) and all(torch.equal(weights[name], other_weights[name]) for name in weights)
+    assert list(weights) == list(other_weights) and all(
+        torch.equal(weights[name], other_weights[name]) for name in weights
+    )
 
 
 def test_training_killed_at_20_moments_ends_as_if_it_had_not_been(tiny_root, tmp_path):
@@ -116,7 +122,9 @@ def short_run(tmp_path_factory):
 
 
 @pytest.mark.parametrize("half", [True, False], ids=["half written", "just there"])
-@pytest.mark.parametrize("end, nth", [(".npy", 1), (".npy", 2), (".checkpoint", 1), (".checkpoint", 3), (".pt", 1), ("record", 1)])
+@pytest.mark.parametrize(
+    "end, nth", [(".npy", 1), (".npy", 2), (".checkpoint", 1), (".checkpoint", 3), (".pt", 1), ("record", 1)]
+)
 def test_a_kill_in_the_middle_of_a_write_loses_nothing(end, nth, half, tiny_root, tmp_path, short_run):
     """Of the decoded photos, of a checkpoint, of the weights, of the record."""
     if end == "record":
@@ -126,7 +134,12 @@ def test_a_kill_in_the_middle_of_a_write_loses_nothing(end, nth, half, tiny_root
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert half or [path for path in (tmp_path / "killed").rglob("*") if path.name.endswith(end)]
-    run_or_load(SHORT, open_dataset(tiny_root, crop_to_box=True), tmp_path / "killed" / "runs", cache_dir=tmp_path / "killed" / "cache")
+    run_or_load(
+        SHORT,
+        open_dataset(tiny_root, crop_to_box=True),
+        tmp_path / "killed" / "runs",
+        cache_dir=tmp_path / "killed" / "cache",
+    )
     assert_same_end(finished(tmp_path / "killed"), short_run(tiny_root))
     assert not [path for path in (tmp_path / "killed").rglob("*") if "unfinished" in path.name]
 
@@ -144,7 +157,19 @@ def test_two_processes_on_one_run_train_it_once(tiny_root, tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
 def test_ctrl_c_says_what_is_saved_and_how_to_go_on(tiny_root, tmp_path):
     small = ["--epochs", "3000", "--image-size", "32", "--batch-size", "8", "--device", "cpu"]
-    command = [sys.executable, "-m", "labnn", "train", "--data", tiny_root, "--out", tmp_path / "runs", "--cache", tmp_path / "cache", *small]
+    command = [
+        sys.executable,
+        "-m",
+        "labnn",
+        "train",
+        "--data",
+        tiny_root,
+        "--out",
+        tmp_path / "runs",
+        "--cache",
+        tmp_path / "cache",
+        *small,
+    ]
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "encoding": "utf-8"}
     listens = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731  a background job begins deaf to it
     process = subprocess.Popen([str(word) for word in command], cwd=PROJECT, preexec_fn=listens, **output)
@@ -173,7 +198,11 @@ class Notebook:
             text += message["content"].get("text", "")
             if message["msg_type"] == "error":
                 text += f"{message['content']['ename']}\n"
-            if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle" and until is None:
+            if (
+                message["msg_type"] == "status"
+                and message["content"]["execution_state"] == "idle"
+                and until is None
+            ):
                 return text
         return text
 
@@ -201,7 +230,9 @@ run_or_load(experiment, open_dataset({str(tiny_root)!r}), {str(tmp_path / "runs"
         notebook.printed(until="Эпоха 3,")
         notebook.manager.interrupt_kernel()
         told = notebook.printed()
-        saved = int(re.search(r"Остановлено: сохранено эпох (\d+) из 3000, тот же вызов продолжит с них\.", told)[1])
+        saved = int(
+            re.search(r"Остановлено: сохранено эпох (\d+) из 3000, тот же вызов продолжит с них\.", told)[1]
+        )
         assert saved >= 3 and told.endswith("KeyboardInterrupt\n")
         assert first_epoch() == saved + 1
     finally:
@@ -231,7 +262,11 @@ def test_full_disk_is_told_and_leaves_no_half_of_a_file(tiny_root, tmp_path):
     process.join()
     told = (tmp_path / "full.error").read_text(encoding="utf-8")
     assert ".checkpoint не помещается на диск: освободите место" in told
-    assert not [path for path in (tmp_path / "full").rglob("*") if path.suffix in (".checkpoint", ".unfinished", ".pt")]
+    assert not [
+        path
+        for path in (tmp_path / "full").rglob("*")
+        if path.suffix in (".checkpoint", ".unfinished", ".pt")
+    ]
     start(tiny_root, tmp_path / "full").join()
     assert len(finished(tmp_path / "full")[0].history) == EXPERIMENT.epochs
 
@@ -249,10 +284,20 @@ def test_decoding_on_a_disk_really_full_is_told(tmp_path):
     (tmp_path / "disk").mkdir()
     script = f'mount -t tmpfs -o size=3m tmpfs "{tmp_path}/disk" && "{sys.executable}" -c "$0" "{MINICARS}" "{tmp_path}/disk"'
     own = ["unshare", "--mount", "--map-root-user"]
-    if shutil.which("unshare") is None or subprocess.run([*own, "mount", "-t", "tmpfs", "tmpfs", tmp_path / "disk"], capture_output=True).returncode:
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run(
+            [*own, "mount", "-t", "tmpfs", "tmpfs", tmp_path / "disk"], capture_output=True
+        ).returncode
+    ):
         pytest.skip("needs a disk of its own to fill")
-    done = subprocess.run([*own, "sh", "-c", script, SMALL_DISK], cwd=PROJECT, capture_output=True, text=True, encoding="utf-8")
-    assert done.returncode == 1 and ".npy не помещается на диск: освободите место" in done.stderr.splitlines()[-1]
+    done = subprocess.run(
+        [*own, "sh", "-c", script, SMALL_DISK], cwd=PROJECT, capture_output=True, text=True, encoding="utf-8"
+    )
+    assert (
+        done.returncode == 1
+        and ".npy не помещается на диск: освободите место" in done.stderr.splitlines()[-1]
+    )
 
 
 def test_diverged_training_keeps_the_last_good_checkpoint(tiny_root, tmp_path):
@@ -269,7 +314,9 @@ def test_diverged_training_keeps_the_last_good_checkpoint(tiny_root, tmp_path):
     options = {"cache_dir": tmp_path / "cache"}
     with pytest.raises(KeyboardInterrupt):
         run_or_load(EXPERIMENT, open_dataset(tiny_root), tmp_path / "runs", progress=spoil, **options)
-    with pytest.raises(LabError, match="В эпоху 3 потери стали nan: уменьшите lr .*контрольная точка эпохи 2 цела"):
+    with pytest.raises(
+        LabError, match="В эпоху 3 потери стали nan: уменьшите lr .*контрольная точка эпохи 2 цела"
+    ):
         run_or_load(EXPERIMENT, open_dataset(tiny_root), tmp_path / "runs", **options)
     [checkpoint] = (tmp_path / "cache").glob("*.checkpoint")
     assert len(torch.load(checkpoint, weights_only=True)["rows"]) == 2

@@ -9,9 +9,9 @@ import scipy.io
 from conftest import MINICARS
 
 from labnn.__main__ import main
+from labnn.cars.layouts import official_classes
 from labnn.data import open_dataset
-from labnn.errors import LabError
-from labnn.layouts import official_classes
+from labnn.kit.errors import LabError
 
 TEST_FILE = "cars_test_annos_withlabels.mat"
 
@@ -40,7 +40,10 @@ def single_file(root):
     """``cars_annos.mat`` lists both parts, all photos lie in ``car_ims``."""
     (root / "car_ims").mkdir()
     records, number = [], 0
-    for file, folder, in_test in ((root / "devkit/cars_train_annos.mat", "cars_train", 0), (root / TEST_FILE, "cars_test", 1)):
+    for file, folder, in_test in (
+        (root / "devkit/cars_train_annos.mat", "cars_train", 0),
+        (root / TEST_FILE, "cars_test", 1),
+    ):
         for record in scipy.io.loadmat(file)["annotations"][0]:
             number += 1
             (root / folder / record["fname"].item()).rename(root / "car_ims" / f"{number:06d}.jpg")
@@ -89,12 +92,23 @@ def class_folders(root, train: dict[str, int], test: dict[str, int] | None = Non
 
 # The slash of the last class cannot stand in a folder's name: people have it replaced, dropped, or as two folders.
 @pytest.mark.parametrize(
-    "ram", ["Ram C-V Cargo Van Minivan 2012", "Ram C_V Cargo Van Minivan 2012", "Ram CV Cargo Van Minivan 2012", "Ram C/V Cargo Van Minivan 2012"]
+    "ram",
+    [
+        "Ram C-V Cargo Van Minivan 2012",
+        "Ram C_V Cargo Van Minivan 2012",
+        "Ram CV Cargo Van Minivan 2012",
+        "Ram C/V Cargo Van Minivan 2012",
+    ],
 )
 def test_class_folders_get_the_official_order(ram, tmp_path):
     names = ["Acura Integra Type R 2001", "Acura RL Sedan 2012", "AM General Hummer SUV 2000", ram]
     data = open_dataset(class_folders(tmp_path, dict.fromkeys(names, 2)))
-    assert data.class_names == ["AM General Hummer SUV 2000", "Acura RL Sedan 2012", "Acura Integra Type R 2001", "Ram C/V Cargo Van Minivan 2012"]
+    assert data.class_names == [
+        "AM General Hummer SUV 2000",
+        "Acura RL Sedan 2012",
+        "Acura Integra Type R 2001",
+        "Ram C/V Cargo Van Minivan 2012",
+    ]
     for path, label in zip(data.train.paths, data.train.labels, strict=True):
         folder = path.relative_to(tmp_path / "train").parent.as_posix()
         assert names.index(folder) == [2, 1, 0, 3][label]
@@ -129,13 +143,31 @@ def test_class_folders_have_no_boxes_and_say_so(tmp_path, capsys):
 def test_a_network_trains_on_class_folders(tmp_path, capsys):
     root = class_folders(tmp_path / "set", {"a": 8, "b": 8}, {"a": 2, "b": 2})
     small = ["--epochs", "1", "--image-size", "32", "--batch-size", "8", "--device", "cpu"]
-    assert main(["train", "--data", str(root), "--out", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache"), *small]) == 0
+    assert (
+        main(
+            [
+                "train",
+                "--data",
+                str(root),
+                "--out",
+                str(tmp_path / "runs"),
+                "--cache",
+                str(tmp_path / "cache"),
+                *small,
+            ]
+        )
+        == 0
+    )
     assert "Тестовая точность: " in capsys.readouterr().out
 
 
 def damaged(root, how: str):
     class_folders(root, {"Acura RL Sedan 2012": 2, "Acura TL Sedan 2012": 2})
-    extra = {"unknown": ("train", "Lada Niva 2012"), "twice": ("train", "Acura-RL Sedan 2012"), "only in test": ("test", "Acura TSX Sedan 2012")}
+    extra = {
+        "unknown": ("train", "Lada Niva 2012"),
+        "twice": ("train", "Acura-RL Sedan 2012"),
+        "only in test": ("test", "Acura TSX Sedan 2012"),
+    }
     if how in extra:
         part, name = extra[how]
         class_folders(root / "more", {name: 1})
@@ -209,5 +241,7 @@ def test_damaged_single_file_is_told(damage, words, tiny_root):
 
 
 def test_nothing_there_names_the_ways_to_get_it(tmp_path):
-    with pytest.raises(LabError, match=r"python -m labnn download --data .*nothing, положите туда файлы.*укажите другую"):
+    with pytest.raises(
+        LabError, match=r"python -m labnn download --data .*nothing, положите туда файлы.*укажите другую"
+    ):
         open_dataset(tmp_path / "nothing")

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torchvision
 
-from labnn.errors import LabError
+from labnn.kit.errors import LabError
 from labnn.model import Dropout, FireModule, SqueezeNet
 
 
@@ -73,7 +73,9 @@ def test_dropout_drops_its_share_and_keeps_the_mean():
     assert out.mean().item() == pytest.approx(1, abs=5e-3)
     assert torch.equal(Dropout(0.2).eval()(ones), ones)
     dropped = (out == 0).permute(0, 2, 3, 1).flatten()
-    assert (dropped[1:] & dropped[:-1]).float().mean().item() == pytest.approx((51 / 256) ** 2, abs=3e-3)  # each for itself
+    assert (dropped[1:] & dropped[:-1]).float().mean().item() == pytest.approx(
+        (51 / 256) ** 2, abs=3e-3
+    )  # each for itself
 
 
 def test_relu_on_the_logits_is_a_choice():

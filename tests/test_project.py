@@ -10,8 +10,8 @@ import pytest
 from conftest import PROJECT
 
 from labnn.experiment import load_runs
-from labnn.report import recorded_studies, recorded_tables, write_studies
-from labnn.tables import maximum_words, other_differences, to_markdown, verdict
+from labnn.report.tables import maximum_words, other_differences, to_markdown, verdict
+from labnn.report.write import recorded_studies, recorded_tables, write_studies
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 SHELL_BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.S | re.M)
@@ -27,7 +27,9 @@ def test_readme_opens_with_one_command_to_run_and_one_to_test():
 def test_ci_runs_the_second_shell_block_of_the_readme(tmp_path):
     (tmp_path / ".ci").mkdir()
     shutil.copy(PROJECT / ".ci" / "run", tmp_path / ".ci")
-    (tmp_path / "README.md").write_text("```sh\necho first\n```\ntext\n```sh\necho second && echo third\n```\n", encoding="utf-8")
+    (tmp_path / "README.md").write_text(
+        "```sh\necho first\n```\ntext\n```sh\necho second && echo third\n```\n", encoding="utf-8"
+    )
     result = subprocess.run(["bash", str(tmp_path / ".ci" / "run")], capture_output=True, text=True)
     assert result.returncode == 0
     assert result.stdout.splitlines()[1:] == ["second", "third"]
@@ -36,15 +38,24 @@ def test_ci_runs_the_second_shell_block_of_the_readme(tmp_path):
 def test_ci_fails_when_the_tests_fail(tmp_path):
     (tmp_path / ".ci").mkdir()
     shutil.copy(PROJECT / ".ci" / "run", tmp_path / ".ci")
-    (tmp_path / "README.md").write_text("```sh\necho first\n```\n```sh\nfalse && echo second\n```\n", encoding="utf-8")
+    (tmp_path / "README.md").write_text(
+        "```sh\necho first\n```\n```sh\nfalse && echo second\n```\n", encoding="utf-8"
+    )
     assert subprocess.run(["bash", str(tmp_path / ".ci" / "run")], capture_output=True).returncode != 0
 
 
 def readme_tables() -> dict[str, str]:
     studies = recorded_studies(PROJECT / "data" / "runs")
     tables = {name: to_markdown(table) for name, table in recorded_tables(studies).items()}
-    tables |= {"verdict": verdict(studies.final), "maximum": maximum_words(studies.final), "other": other_differences(studies.final)}
-    measured = {name: (PROJECT / "data" / "runs" / f"{name}.md").read_text(encoding="utf-8").strip() for name in ("throughput", "memory")}
+    tables |= {
+        "verdict": verdict(studies.final),
+        "maximum": maximum_words(studies.final),
+        "other": other_differences(studies.final),
+    }
+    measured = {
+        name: (PROJECT / "data" / "runs" / f"{name}.md").read_text(encoding="utf-8").strip()
+        for name in ("throughput", "memory")
+    }
     return tables | measured
 
 
@@ -67,7 +78,11 @@ def test_every_promise_names_tests_that_exist():
 
 
 def test_report_draws_the_story_that_the_readme_shows(tmp_path):
-    drawn = {path.relative_to(tmp_path).as_posix() for path in write_studies(PROJECT / "data" / "runs", tmp_path) if path.suffix == ".png"}
+    drawn = {
+        path.relative_to(tmp_path).as_posix()
+        for path in write_studies(PROJECT / "data" / "runs", tmp_path)
+        if path.suffix == ".png"
+    }
     comparison = {f"comparison/{name}.png" for name in ("curves", "answer", "maximum")}
     assert drawn == {"collapse.png", "signal.png", "causes.png", "ladder.png"} | comparison
     assert drawn <= set(re.findall(r"\(figures/recorded/(.*?)\)", README))
@@ -78,13 +93,20 @@ def test_readme_pictures_exist():
     assert pictures and all((PROJECT / picture).is_file() for picture in pictures)
 
 
-@pytest.mark.parametrize("folder, least, optimizers", [(".", 0.5, {"adamw", "adamw-amsgrad"}), ("comparison/final", 0.15, {"adam", "amsgrad"})])
+@pytest.mark.parametrize(
+    "folder, least, optimizers",
+    [(".", 0.5, {"adamw", "adamw-amsgrad"}), ("comparison/final", 0.15, {"adam", "amsgrad"})],
+)
 def test_recorded_runs_learned_on_real_photos(folder, least, optimizers):
     recorded = load_runs(PROJECT / "data" / "runs" / folder)
     assert {run.experiment.optimizer for run in recorded} == optimizers
     for run in recorded:
         assert run.data["classes"] == 196
-        assert (run.predictions["label"] == run.predictions["prediction"]).mean() == run.history["test_accuracy"].iloc[-1] > least
+        assert (
+            (run.predictions["label"] == run.predictions["prediction"]).mean()
+            == run.history["test_accuracy"].iloc[-1]
+            > least
+        )
 
 
 def test_notebook_is_committed_executed_top_to_bottom():
@@ -107,4 +129,6 @@ def test_drawing_again_gives_the_embedded_pictures(part, minicars, draw_picture)
         assert dataset.paths[number - 1].name == f"{number:05d}.jpg"
         assert (list(box), label - 1) == (dataset.boxes[number - 1].tolist(), dataset.labels[number - 1])
         assert image.size == committed.size
-        assert np.abs(np.asarray(image, dtype=float) - np.asarray(committed, dtype=float)).mean() < 6  # JPEG's loss
+        assert (
+            np.abs(np.asarray(image, dtype=float) - np.asarray(committed, dtype=float)).mean() < 6
+        )  # JPEG's loss

@@ -10,8 +10,8 @@ import pytest
 from conftest import PROJECT
 from scipy.special import stdtr, stdtrit
 
-from labnn.report import recorded_studies, recorded_tables
-from labnn.tables import verdict
+from labnn.report.tables import verdict
+from labnn.report.write import recorded_studies, recorded_tables
 
 COMPARISON = PROJECT / "data" / "runs" / "comparison"
 TITLES = {"amsgrad": "AMSGrad", "adam": "Adam"}
@@ -29,7 +29,11 @@ def read(folder) -> dict:
         "optimizer": record["experiment"]["optimizer"],
         "lr": record["experiment"]["lr"],
         "seed": record["experiment"]["seed"],
-        "others": {key: value for key, value in record["experiment"].items() if key not in ("optimizer", "lr", "seed")},
+        "others": {
+            key: value
+            for key, value in record["experiment"].items()
+            if key not in ("optimizer", "lr", "seed")
+        },
         "right": right,
         "accuracy": 100 * sum(right) / len(right),
         "loss": float(history[-1]["test_loss"]),
@@ -44,7 +48,10 @@ def read(folder) -> dict:
 def records() -> dict[str, list[dict]]:
     """The records of both parts, by seed."""
     return {
-        part: sorted((read(path.parent) for path in (COMPARISON / part).glob("*/run.json")), key=lambda r: (r["seed"], r["lr"]))
+        part: sorted(
+            (read(path.parent) for path in (COMPARISON / part).glob("*/run.json")),
+            key=lambda r: (r["seed"], r["lr"]),
+        )
         for part in ("tuning", "final")
     }
 
@@ -72,7 +79,9 @@ def test_comparison_followed_its_protocol(records):
     conditions = [record["others"] for record in tuning + final]
     assert all(condition == conditions[0] for condition in conditions) and conditions[0]["epochs"] >= 40
     for optimizer in TITLES:
-        best = max((r for r in tuning if r["optimizer"] == optimizer), key=lambda r: (r["accuracy"], -r["loss"]))
+        best = max(
+            (r for r in tuning if r["optimizer"] == optimizer), key=lambda r: (r["accuracy"], -r["loss"])
+        )
         assert set(of(final, optimizer, "lr")) == {best["lr"]}
 
 
@@ -85,11 +94,18 @@ def test_rates_table_is_the_tuning_records(records, tables):
 
 def test_summary_table_is_mean_and_deviation_of_the_records(records, tables):
     table = tables["summary"].set_index("Оптимизатор")
-    columns = {"Точность на тесте, %": ("accuracy", 1), "Потери на тесте": ("loss", 3), "Точность в среднем по эпохам, %": ("area", 1)}
+    columns = {
+        "Точность на тесте, %": ("accuracy", 1),
+        "Потери на тесте": ("loss", 3),
+        "Точность в среднем по эпохам, %": ("area", 1),
+    }
     for optimizer, title in TITLES.items():
         for column, (figure, digits) in columns.items():
             values = of(records["final"], optimizer, figure)
-            assert table.loc[title, column] == f"{words(statistics.mean(values), digits)} ± {words(statistics.stdev(values), digits)}"
+            assert (
+                table.loc[title, column]
+                == f"{words(statistics.mean(values), digits)} ± {words(statistics.stdev(values), digits)}"
+            )
 
 
 def test_statistics_table_is_students_and_the_exact_tests(records, tables):
@@ -101,28 +117,58 @@ def test_statistics_table_is_students_and_the_exact_tests(records, tables):
         "Потери на обучении, нат": ("train_loss", 3),
     }
     for title, (figure, digits) in figures.items():
-        d = [a - b for a, b in zip(of(records["final"], "amsgrad", figure), of(records["final"], "adam", figure), strict=True)]
+        d = [
+            a - b
+            for a, b in zip(
+                of(records["final"], "amsgrad", figure), of(records["final"], "adam", figure), strict=True
+            )
+        ]
         n, mean, deviation = len(d), statistics.mean(d), statistics.stdev(d)
         error = deviation / math.sqrt(n)
         reach = stdtrit(n - 1, 0.975) * error
         row = table.loc[title]
-        assert (row["Разность"], row["Разброс разностей"]) == (words(mean, digits, "+"), words(deviation, digits))
-        assert row["95 % по Стьюденту"] == f"[{words(mean - reach, digits, '+')}; {words(mean + reach, digits, '+')}]"
+        assert (row["Разность"], row["Разброс разностей"]) == (
+            words(mean, digits, "+"),
+            words(deviation, digits),
+        )
+        assert (
+            row["95 % по Стьюденту"]
+            == f"[{words(mean - reach, digits, '+')}; {words(mean + reach, digits, '+')}]"
+        )
         assert row["p (Стьюдент)"] in (words(2 * stdtr(n - 1, -abs(mean) / error), 3), "< 0,001")
-        means = sorted(statistics.mean(subset) for size in range(1, n + 1) for subset in combinations(d, size))
+        means = sorted(
+            statistics.mean(subset) for size in range(1, n + 1) for subset in combinations(d, size)
+        )
         outside = int(0.025 * 2**n)
-        exact = f"[{words(means[outside - 1], digits, '+')}; {words(means[-outside], digits, '+')}]" if outside else "—"
+        exact = (
+            f"[{words(means[outside - 1], digits, '+')}; {words(means[-outside], digits, '+')}]"
+            if outside
+            else "—"
+        )
         assert row["95 % точный"] == exact
-        as_far = sum(abs(sum(s * x for s, x in zip(signs, d, strict=True))) >= abs(sum(d)) - 1e-9 for signs in product((1, -1), repeat=n))
+        as_far = sum(
+            abs(sum(s * x for s, x in zip(signs, d, strict=True))) >= abs(sum(d)) - 1e-9
+            for signs in product((1, -1), repeat=n)
+        )
         assert row["p (перестановки знаков)"] in (words(as_far / 2**n, 3), "< 0,001")
 
 
 def test_pairs_table_counts_photos_that_one_network_knows(records, tables):
-    pairs = zip(*([r for r in records["final"] if r["optimizer"] == optimizer] for optimizer in TITLES), strict=True)
+    pairs = zip(
+        *([r for r in records["final"] if r["optimizer"] == optimizer] for optimizer in TITLES), strict=True
+    )
     for row, (a, b) in zip(tables["pairs"].itertuples(index=False), pairs, strict=True):
-        only = [sum(x and not y for x, y in zip(p["right"], q["right"], strict=True)) for p, q in ((a, b), (b, a))]
+        only = [
+            sum(x and not y for x, y in zip(p["right"], q["right"], strict=True)) for p, q in ((a, b), (b, a))
+        ]
         p_value = min(2 * sum(math.comb(sum(only), k) for k in range(min(only) + 1)) / 2 ** sum(only), 1)
-        expected = [a["seed"], words(a["accuracy"], 1), words(b["accuracy"], 1), words(a["accuracy"] - b["accuracy"], 1, "+"), *only]
+        expected = [
+            a["seed"],
+            words(a["accuracy"], 1),
+            words(b["accuracy"], 1),
+            words(a["accuracy"] - b["accuracy"], 1, "+"),
+            *only,
+        ]
         assert list(row)[:6] == expected
         assert row[6] in (words(p_value, 3), "< 0,001")
 
@@ -132,7 +178,11 @@ def test_milestones_table_is_the_first_epoch_that_reaches_each(records, tables):
         for optimizer, title in TITLES.items():
             epochs, seconds = [], []
             for record in (r for r in records["final"] if r["optimizer"] == optimizer):
-                at = [index for index, accuracy in enumerate(record["curve"]) if 100 * accuracy >= row["Точность на тесте, %"]]
+                at = [
+                    index
+                    for index, accuracy in enumerate(record["curve"])
+                    if 100 * accuracy >= row["Точность на тесте, %"]
+                ]
                 epochs += [at[0] + 1] if at else []
                 seconds += [sum(record["seconds"][: at[0] + 1])] if at else []
             if epochs:
@@ -143,7 +193,12 @@ def test_milestones_table_is_the_first_epoch_that_reaches_each(records, tables):
 
 
 def test_verdict_is_what_the_interval_says(records):
-    d = [a - b for a, b in zip(of(records["final"], "amsgrad", "accuracy"), of(records["final"], "adam", "accuracy"), strict=True)]
+    d = [
+        a - b
+        for a, b in zip(
+            of(records["final"], "amsgrad", "accuracy"), of(records["final"], "adam", "accuracy"), strict=True
+        )
+    ]
     reach = stdtrit(len(d) - 1, 0.975) * statistics.stdev(d) / math.sqrt(len(d))
     mean = statistics.mean(d)
     answer = "разница не доказана" if abs(mean) <= reach else "лучше AMSGrad" if mean > 0 else "лучше Adam"

@@ -6,7 +6,17 @@ import pytest
 from scipy import stats
 
 from labnn.experiment import Experiment, Run
-from labnn.tables import ablation_table, amsgrad_table, changes, collapse_table, confused_pairs, ladder_table, power, single_causes, variants_table
+from labnn.report.tables import (
+    ablation_table,
+    amsgrad_table,
+    changes,
+    collapse_table,
+    confused_pairs,
+    ladder_table,
+    power,
+    single_causes,
+    variants_table,
+)
 from labnn.train import HISTORY_COLUMNS
 
 BASE = Experiment(batch_norm=False, init="default", schedule="constant", lr=1e-4)
@@ -15,7 +25,9 @@ CLASSES = ["Audi", "BMW", "Ram C/V"]
 
 def finished(accuracy: float, predictions=(0, 0, 0, 0), **settings) -> Run:
     """A one-epoch run with the given last test accuracy, on four pictures of the classes 0, 0, 1, 2."""
-    experiment = Experiment(**{"batch_norm": False, "init": "default", "schedule": "constant", "lr": 1e-4} | settings)
+    experiment = Experiment(
+        **{"batch_norm": False, "init": "default", "schedule": "constant", "lr": 1e-4} | settings
+    )
     history = pd.DataFrame([[1, 1e-4, 60.0, 1.5, 0.1, 2.0, accuracy, 0.1, False]], columns=HISTORY_COLUMNS)
     answers = pd.DataFrame({"label": [0, 0, 1, 2], "prediction": predictions})
     return Run(experiment, {"fingerprint": "0", "classes": 3}, history, answers, {})
@@ -38,7 +50,13 @@ def another(value):
 
 
 def test_every_setting_of_an_experiment_has_words():
-    words = {"optimizer": "adam", "init": "default", "schedule": "constant", "version": "1_0", "start_size": 64}
+    words = {
+        "optimizer": "adam",
+        "init": "default",
+        "schedule": "constant",
+        "version": "1_0",
+        "start_size": 64,
+    }
     for name, value in vars(Experiment()).items():
         if name not in ("seed", "test_every"):
             other = words[name] if name in words else another(value)
@@ -52,14 +70,23 @@ def test_ablation_pairs_seeds_and_gives_the_t_interval():
     table = ablation_table(runs, BASE, "исходный")
     assert table["Что изменено"].tolist() == ["пакетная нормализация", "исходный"]  # the most accurate first
     interval = stats.ttest_rel(better, base).confidence_interval()
-    words = [f"{100 * value:+.1f}".replace(".", ",") for value in (np.mean(better) - np.mean(base), interval.low, interval.high)]
+    words = [
+        f"{100 * value:+.1f}".replace(".", ",")
+        for value in (np.mean(better) - np.mean(base), interval.low, interval.high)
+    ]
     assert table["Разность точности [95 %]"].tolist() == [f"{words[0]} [{words[1]}; {words[2]}]", ""]
     assert table["Точность, %"].tolist() == ["34,3 ± 4,0", "14,0 ± 5,3"]
 
 
 def test_a_change_learns_when_every_seed_beats_the_most_frequent_class():
     """Half of the labels are class 0, so that 75 % is the least that no constant answer explains."""
-    runs = [finished(0.5), finished(0.5, init="he"), finished(0.9, batch_norm=True), finished(0.9, lr=3e-3), finished(0.6, lr=3e-3, seed=1)]
+    runs = [
+        finished(0.5),
+        finished(0.5, init="he"),
+        finished(0.9, batch_norm=True),
+        finished(0.9, lr=3e-3),
+        finished(0.6, lr=3e-3, seed=1),
+    ]
     table = ablation_table(runs, BASE).set_index("Что изменено")
     assert table["Учится"].to_dict() == {
         "пакетная нормализация": "да",
@@ -84,7 +111,11 @@ def test_settings_of_one_cause_count_as_one():
 
 def test_collapse_is_described_by_its_answers():
     row = collapse_table([finished(0.5, predictions=(0, 0, 0, 1))]).iloc[0]
-    assert (row["Самый частый ответ"], row["Разных ответов"], row["Точность на тесте, %"]) == ("75,0 % снимков", 2, "50,00")
+    assert (row["Самый частый ответ"], row["Разных ответов"], row["Точность на тесте, %"]) == (
+        "75,0 % снимков",
+        2,
+        "50,00",
+    )
 
 
 def test_ladder_climbs_and_names_each_step():
@@ -112,9 +143,18 @@ def test_powers_are_written_the_russian_way(value, words):
 
 
 def test_two_amsgrads_are_compared_step_by_step():
-    steps = pd.DataFrame({"step": [1, 2, 3], "paper": [3.0, 6.0, 4.0], "torch": [1.0, 1.0, 2.0], "corrected_first": [1.0, 0.9, 1.6]})
+    steps = pd.DataFrame(
+        {
+            "step": [1, 2, 3],
+            "paper": [3.0, 6.0, 4.0],
+            "torch": [1.0, 1.0, 2.0],
+            "corrected_first": [1.0, 0.9, 1.6],
+        }
+    )
     without_eps = steps.assign(torch=[1.01, 1.0, 2.0])
     table = amsgrad_table(steps, without_eps).set_index("Чем различаются").iloc[:, -1]
-    assert table["поправки на смещение"] == "без поправок шаг 1 длиннее в 3,0 раза, шаг 2 — в 6,0, шаг 3 — в 2,0"
+    assert (
+        table["поправки на смещение"] == "без поправок шаг 1 длиннее в 3,0 раза, шаг 2 — в 6,0, шаг 3 — в 2,0"
+    )
     assert "в шаге 3 обратный порядок укорачивает шаг в 1,2 раза" in table["порядок максимума и поправки"]
     assert "1,00 %" in table["ε в знаменателе"]

@@ -16,7 +16,18 @@ from labnn.experiment import OPTIMIZERS, Run
 @pytest.fixture
 def train_small(tiny_root, tmp_path):
     """Arguments of a small training on the tiny data set."""
-    small = ["--epochs", 2, "--image-size", 32, "--batch-size", 8, "--device", "cpu", "--cache", tmp_path / "cache"]
+    small = [
+        "--epochs",
+        2,
+        "--image-size",
+        32,
+        "--batch-size",
+        8,
+        "--device",
+        "cpu",
+        "--cache",
+        tmp_path / "cache",
+    ]
     return ["train", "--data", tiny_root, "--out", tmp_path / "runs", *small]
 
 
@@ -63,7 +74,12 @@ def test_trained_network_is_tested_again_in_other_ways(labnn, train_small, tiny_
     status, told, _ = labnn("variants", "--data", tiny_root, "--run", folder, "--cache", tmp_path / "cache")
     variants = pd.read_csv(folder / "variants.csv")
     assert status == 0 and "среднее с отражением" in told
-    assert variants[["test_size", "mirror"]].values.tolist() == [[32, False], [32, True], [40, False], [40, True]]
+    assert variants[["test_size", "mirror"]].values.tolist() == [
+        [32, False],
+        [32, True],
+        [40, False],
+        [40, True],
+    ]
     assert variants["test_loss"].iloc[0] == Run.load(folder).history["test_loss"].iloc[-1]
 
 
@@ -82,14 +98,25 @@ def test_picture_in_both_parts_is_listed(labnn, tiny_root, tmp_path):
     data = open_dataset(tiny_root)
     boxes = data.test.boxes.copy()
     boxes[2] = data.train.boxes[4]
-    write_annotations(tiny_root / "cars_test_annos_withlabels.mat", [path.name for path in data.test.paths], data.test.labels + 1, boxes)
-    status, told, _ = labnn("duplicates", "--data", tiny_root, "--out", tmp_path / "pairs.csv", "--cache", tmp_path / "cache")
+    write_annotations(
+        tiny_root / "cars_test_annos_withlabels.mat",
+        [path.name for path in data.test.paths],
+        data.test.labels + 1,
+        boxes,
+    )
+    status, told, _ = labnn(
+        "duplicates", "--data", tiny_root, "--out", tmp_path / "pairs.csv", "--cache", tmp_path / "cache"
+    )
     assert status == 0 and told.startswith("Пар: 1,")
-    assert pd.read_csv(tmp_path / "pairs.csv", dtype=str)[["train_file", "test_file"]].values.tolist() == [["00005.jpg", "00003.jpg"]]
+    assert pd.read_csv(tmp_path / "pairs.csv", dtype=str)[["train_file", "test_file"]].values.tolist() == [
+        ["00005.jpg", "00003.jpg"]
+    ]
 
 
 def test_signal_at_the_start_is_written_for_every_convolution_of_three_networks(labnn, tiny_root, tmp_path):
-    status, _, error = labnn("signal", "--data", tiny_root, "--out", tmp_path / "signal.csv", "--cache", tmp_path / "cache")
+    status, _, error = labnn(
+        "signal", "--data", tiny_root, "--out", tmp_path / "signal.csv", "--cache", tmp_path / "cache"
+    )
     assert status == 0, error
     table = pd.read_csv(tmp_path / "signal.csv")
     assert table.groupby("network").size().tolist() == [26, 26, 26]
@@ -115,7 +142,12 @@ def mislabel(root):
 
 @pytest.mark.parametrize(
     "damage, told",
-    [(damage_image, "00001.jpg"), (remove_image, "00001.jpg"), (break_annotations, "cars_test_annos_withlabels.mat"), (mislabel, "класс 77")],
+    [
+        (damage_image, "00001.jpg"),
+        (remove_image, "00001.jpg"),
+        (break_annotations, "cars_test_annos_withlabels.mat"),
+        (mislabel, "класс 77"),
+    ],
 )
 def test_broken_data_is_told_in_one_line_with_status_2(labnn, train_small, tiny_root, damage, told):
     damage(tiny_root)
@@ -164,7 +196,23 @@ def test_missing_images_can_be_skipped(labnn, train_small, tiny_root):
 @pytest.fixture
 def compare_small(tmp_path):
     """Arguments of a short comparison on the embedded data set: two learning rates, two seeds."""
-    small = ["--epochs", 1, "--image-size", 32, "--batch-size", 128, "--grid", 0.001, 0.01, "--seeds", 2, "--devices", "cpu", "--processes", 1]
+    small = [
+        "--epochs",
+        1,
+        "--image-size",
+        32,
+        "--batch-size",
+        128,
+        "--grid",
+        0.001,
+        0.01,
+        "--seeds",
+        2,
+        "--devices",
+        "cpu",
+        "--processes",
+        1,
+    ]
     places = ["--out", tmp_path / "runs", "--figures", tmp_path / "figures", "--cache", tmp_path / "cache"]
     return ["compare", "--data", MINICARS, *small, *places]
 
@@ -175,7 +223,9 @@ def test_comparison_plans_tells_the_verdict_and_leaves_a_report(labnn, compare_s
     assert "Прогонов: 4 для подбора скорости обучения и 4 для ответа" in told
     assert told.count("прогонов 4 из 4, эпох 4 из 4. ") == 2
     assert told.splitlines()[-1].startswith("AMSGrad и Adam: разница не доказана. ")
-    assert {"answer.png", "verdict.md", "statistics.csv"} <= {path.name for path in (tmp_path / "figures").iterdir()}
+    assert {"answer.png", "verdict.md", "statistics.csv"} <= {
+        path.name for path in (tmp_path / "figures").iterdir()
+    }
 
 
 def test_comparison_goes_on_where_it_stopped(labnn, compare_small, tmp_path):
@@ -186,13 +236,18 @@ def test_comparison_goes_on_where_it_stopped(labnn, compare_small, tmp_path):
     for folder in lost:
         shutil.rmtree(folder)
     assert labnn(*compare_small)[0] == 0
-    again = {path for path in (tmp_path / "runs").glob("*/*/run.json") if path.stat().st_mtime_ns != times[path]}
+    again = {
+        path for path in (tmp_path / "runs").glob("*/*/run.json") if path.stat().st_mtime_ns != times[path]
+    }
     assert {path.parent for path in again} == set(lost)
 
 
-def test_optimizer_of_the_users_own_is_compared_by_name_and_function(labnn, compare_small, tmp_path, monkeypatch):
+def test_optimizer_of_the_users_own_is_compared_by_name_and_function(
+    labnn, compare_small, tmp_path, monkeypatch
+):
     (tmp_path / "mine.py").write_text(
-        "import torch\n\ndef make(weights, lr, decay):\n    return torch.optim.RMSprop(weights, lr, weight_decay=decay)\n", encoding="utf-8"
+        "import torch\n\ndef make(weights, lr, decay):\n    return torch.optim.RMSprop(weights, lr, weight_decay=decay)\n",
+        encoding="utf-8",
     )
     monkeypatch.chdir(tmp_path)
     status, told, _ = labnn(*compare_small, "--optimizers", "adam", "rms=mine:make")

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from labnn.theory import algorithm_2, counter_example, online_gradients, step_sizes, stochastic_gradients
+from labnn.report.theory import (
+    algorithm_2,
+    counter_example,
+    online_gradients,
+    step_sizes,
+    stochastic_gradients,
+)
 
 
 def test_adam_goes_to_the_worst_point_and_amsgrad_to_the_best_online():
@@ -30,7 +36,9 @@ def test_stochastic_example_ends_the_same(seed):
 def test_filtered_example_is_the_algorithm_step_by_step(maximum, column):
     gradients = stochastic_gradients(500)
     options = {"beta2": 0.99, "maximum": maximum, "project": lambda x: np.clip(x, -1, 1)}
-    points = algorithm_2(lambda t, x: np.full(1, gradients[t - 1]), np.zeros(1), 500, lambda t: 0.05, **options)
+    points = algorithm_2(
+        lambda t, x: np.full(1, gradients[t - 1]), np.zeros(1), 500, lambda t: 0.05, **options
+    )
     np.testing.assert_allclose(counter_example(gradients, 0.05)[column], points[:-1, 0], rtol=0, atol=1e-12)
 
 
@@ -75,7 +83,9 @@ def test_step_sizes_are_those_of_the_algorithms():
         optimizer.step()
         points.append(x.detach().numpy().copy())
     for column, path in (("paper", paper), ("torch", np.stack(points))):
-        np.testing.assert_allclose(table[column], np.sqrt((np.diff(path, axis=0) ** 2).mean(axis=1)), rtol=1e-6)
+        np.testing.assert_allclose(
+            table[column], np.sqrt((np.diff(path, axis=0) ** 2).mean(axis=1)), rtol=1e-6
+        )
 
 
 def test_maximum_taken_after_the_correction_remembers_noisy_first_moments():

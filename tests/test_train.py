@@ -12,30 +12,53 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from labnn.data import CarModelsDataset
-from labnn.errors import LabError
+from labnn.kit.errors import LabError
 from labnn.model import SqueezeNet
 from labnn.train import HISTORY_COLUMNS, CosineCrossEntropy, evaluate, train_test
 
-COLUMNS = ["epoch", "lr", "seconds", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "test_information", "collapsed"]
+COLUMNS = [
+    "epoch",
+    "lr",
+    "seconds",
+    "train_loss",
+    "train_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "test_information",
+    "collapsed",
+]
 
 
 def train(epochs: int, optimizer=torch.optim.Adam, batch_size: int = 4, **options) -> pd.DataFrame:
     torch.manual_seed(0)
     model = SqueezeNet(10, dropout=0.0)
     loader = DataLoader(handful(), batch_size, shuffle=True, generator=torch.Generator().manual_seed(0))
-    return train_test(model, optimizer(model.parameters(), lr=1e-3), loader, DataLoader(handful(), batch_size=5), epochs, **options)
+    return train_test(
+        model,
+        optimizer(model.parameters(), lr=1e-3),
+        loader,
+        DataLoader(handful(), batch_size=5),
+        epochs,
+        **options,
+    )
 
 
 def test_original_call_prints_the_originals_lines_and_returns_the_history(capsys):
     transform = v2.Compose([v2.Resize((48, 48)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
-    dataset = CarModelsDataset(MINICARS / "cars_test_annos_withlabels.mat", MINICARS / "cars_test", transform=transform)
+    dataset = CarModelsDataset(
+        MINICARS / "cars_test_annos_withlabels.mat", MINICARS / "cars_test", transform=transform
+    )
     part = torch.utils.data.Subset(dataset, range(10))
     model = SqueezeNet(num_classes=196)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    history = train_test(model, optimizer, DataLoader(part, batch_size=4, shuffle=True), DataLoader(part, batch_size=4), 2)
+    history = train_test(
+        model, optimizer, DataLoader(part, batch_size=4, shuffle=True), DataLoader(part, batch_size=4), 2
+    )
     lines = capsys.readouterr().out.splitlines()
     for epoch, line in enumerate(lines[:2], start=1):
-        assert re.fullmatch(rf"Эпоха {epoch}, Время обучения: \d+\.\d\dc\., Потери: \d+\.\d{{4}}, Точность: \d+\.\d\d%", line)
+        assert re.fullmatch(
+            rf"Эпоха {epoch}, Время обучения: \d+\.\d\dc\., Потери: \d+\.\d{{4}}, Точность: \d+\.\d\d%", line
+        )
     assert lines[2:] == [f"Тестовая точность: {history['test_accuracy'].iloc[-1]:.2%}"]
     assert list(history.columns) == COLUMNS == HISTORY_COLUMNS
     assert history["epoch"].tolist() == [1, 2]
@@ -43,7 +66,9 @@ def test_original_call_prints_the_originals_lines_and_returns_the_history(capsys
 
 @pytest.mark.parametrize("amsgrad", [False, True])
 def test_loss_falls_and_a_handful_of_images_is_learned(amsgrad):
-    history = train(20, lambda parameters, lr: torch.optim.Adam(parameters, lr=lr, amsgrad=amsgrad), batch_size=12)
+    history = train(
+        20, lambda parameters, lr: torch.optim.Adam(parameters, lr=lr, amsgrad=amsgrad), batch_size=12
+    )
     assert history["train_loss"].iloc[-1] < 0.5 * history["train_loss"].iloc[0]
     assert history["train_accuracy"].iloc[-1] >= 0.9
 
@@ -52,13 +77,22 @@ def test_any_module_is_trained():
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64 * 64, 10))
     loader = DataLoader(handful(), batch_size=4)
-    history = train_test(model, torch.optim.SGD(model.parameters(), lr=1e-4), loader, loader, 3, progress=lambda rows, epochs: None)
+    history = train_test(
+        model,
+        torch.optim.SGD(model.parameters(), lr=1e-4),
+        loader,
+        loader,
+        3,
+        progress=lambda rows, epochs: None,
+    )
     assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0]
 
 
 def test_same_seed_gives_the_same_history_to_the_last_digit():
     first, again = train(3), train(3)
-    pd.testing.assert_frame_equal(first.drop(columns="seconds"), again.drop(columns="seconds"), check_exact=True)
+    pd.testing.assert_frame_equal(
+        first.drop(columns="seconds"), again.drop(columns="seconds"), check_exact=True
+    )
 
 
 def test_history_counts_images_not_batches():
@@ -68,13 +102,20 @@ def test_history_counts_images_not_batches():
     result = evaluate(model, DataLoader(data, batch_size=5))
     with torch.no_grad():
         logits = model.eval()(data.tensors[0])
-    assert result.loss == pytest.approx(torch.nn.functional.cross_entropy(logits, data.tensors[1]).item(), rel=1e-2)
-    assert result.accuracy == pytest.approx((logits.argmax(1) == data.tensors[1]).float().mean().item(), abs=0.1)
+    assert result.loss == pytest.approx(
+        torch.nn.functional.cross_entropy(logits, data.tensors[1]).item(), rel=1e-2
+    )
+    assert result.accuracy == pytest.approx(
+        (logits.argmax(1) == data.tensors[1]).float().mean().item(), abs=0.1
+    )
     assert result.predictions.shape == (12,)
 
 
 def test_loss_is_without_smoothing():
-    plain, smoothed = train(1), train(1, criterion=functools.partial(torch.nn.functional.cross_entropy, label_smoothing=0.3))
+    plain, smoothed = (
+        train(1),
+        train(1, criterion=functools.partial(torch.nn.functional.cross_entropy, label_smoothing=0.3)),
+    )
     assert smoothed["train_loss"].iloc[0] == pytest.approx(plain["train_loss"].iloc[0], rel=0.2)
 
 
@@ -89,21 +130,27 @@ def test_class_shares_of_mixed_pictures_are_learned_like_labels():
     torch.manual_seed(0)
     model, (images, labels) = SqueezeNet(10, dropout=0.0), handful().tensors
     shares = torch.nn.functional.one_hot(labels, 10).float()
-    history = train_test(model, torch.optim.Adam(model.parameters(), lr=1e-3), [(images, shares)], [(images, labels)], 20)
+    history = train_test(
+        model, torch.optim.Adam(model.parameters(), lr=1e-3), [(images, shares)], [(images, labels)], 20
+    )
     assert history["train_loss"].iloc[-1] < 0.5 * history["train_loss"].iloc[0]
     assert history["train_accuracy"].iloc[-1] >= 0.9
 
 
 def test_average_that_forgets_at_once_is_the_plain_training():
     plain, averaged = train(3), train(3, ema_decay=1e-12)
-    torch.testing.assert_close(torch.tensor(averaged["test_loss"]), torch.tensor(plain["test_loss"]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        torch.tensor(averaged["test_loss"]), torch.tensor(plain["test_loss"]), rtol=1e-4, atol=1e-4
+    )
     assert not np.allclose(train(3, ema_decay=0.9)["test_loss"], plain["test_loss"], rtol=1e-2)
 
 
 def test_averaged_weights_are_the_ones_left_in_the_model():
     torch.manual_seed(0)
     model, loader = SqueezeNet(10, dropout=0.0), DataLoader(handful(), batch_size=4)
-    history = train_test(model, torch.optim.Adam(model.parameters(), lr=1e-3), loader, loader, 2, ema_decay=0.5)
+    history = train_test(
+        model, torch.optim.Adam(model.parameters(), lr=1e-3), loader, loader, 2, ema_decay=0.5
+    )
     assert evaluate(model, loader).loss == history["test_loss"].iloc[-1]
 
 
@@ -111,7 +158,9 @@ def test_mirrored_test_answers_alike_for_a_picture_and_its_mirror_image():
     torch.manual_seed(0)
     model, (images, labels) = SqueezeNet(10), handful().tensors
     mirrored = [(images.flip(3), labels)]
-    assert evaluate(model, mirrored, mirror=True).loss == pytest.approx(evaluate(model, [(images, labels)], mirror=True).loss, rel=1e-5)
+    assert evaluate(model, mirrored, mirror=True).loss == pytest.approx(
+        evaluate(model, [(images, labels)], mirror=True).loss, rel=1e-5
+    )
     assert evaluate(model, mirrored).loss != pytest.approx(evaluate(model, [(images, labels)]).loss, rel=1e-5)
 
 
@@ -142,7 +191,13 @@ def resumable(tmp_path, progress) -> pd.DataFrame:
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=12, cycle_momentum=False)
     loader = DataLoader(handful(), batch_size=4)
     checkpoint = tmp_path / "checkpoint"
-    options = {"scheduler": scheduler, "ema_decay": 0.9, "test_every": 3, "checkpoint": checkpoint, "progress": progress}
+    options = {
+        "scheduler": scheduler,
+        "ema_decay": 0.9,
+        "test_every": 3,
+        "checkpoint": checkpoint,
+        "progress": progress,
+    }
     return train_test(model, optimizer, loader, loader, 4, **options)
 
 
@@ -154,7 +209,9 @@ def test_interrupted_training_goes_on_to_the_same_history(tmp_path):
     told = []
     resumed = resumable(tmp_path, lambda rows, epochs: told.append(len(rows)))
     assert told == [3, 4]
-    pd.testing.assert_frame_equal(resumed.drop(columns="seconds"), whole.drop(columns="seconds"), check_exact=True)
+    pd.testing.assert_frame_equal(
+        resumed.drop(columns="seconds"), whole.drop(columns="seconds"), check_exact=True
+    )
 
 
 def test_training_stopped_after_its_last_epoch_still_tells_the_result(tmp_path):

@@ -20,7 +20,11 @@ class Standing(NamedTuple):
     finished: Any = None
 
     def __str__(self):
-        left = "" if self.seconds_left is None or self.runs == self.all_runs else f", осталось около {_clock(self.seconds_left)}"
+        left = (
+            ""
+            if self.seconds_left is None or self.runs == self.all_runs
+            else f", осталось около {_clock(self.seconds_left)}"
+        )
         return f"прогонов {self.runs} из {self.all_runs}, эпох {self.epochs} из {self.all_epochs}{left}"
 
 
@@ -90,7 +94,9 @@ class LiveProgress:
         spent = sum(row["seconds"] for row in rows)
         left = spent / len(rows) * (epochs - len(rows))
         state = f"осталось около {_clock(left)}" if len(rows) < epochs else f"готово за {_clock(spent)}"
-        accuracy = next(row["test_accuracy"] for row in reversed(rows) if row["test_accuracy"] == row["test_accuracy"])  # the last not NaN
+        accuracy = next(
+            row["test_accuracy"] for row in reversed(rows) if row["test_accuracy"] == row["test_accuracy"]
+        )  # the last not NaN
         text = (
             f"{self.title}: эпоха {row['epoch']} из {epochs}, потери {row['train_loss']:.4f}, точность {row['train_accuracy']:.2%}, "
             f"на тесте {accuracy:.2%}; {state}"

@@ -11,12 +11,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from labnn.compare import best_rates, last, make_pairs, paired_difference, sensitivity
 from labnn.data import CarModelsDataset, CarsData, ChanceLevels
 from labnn.experiment import Run
-from labnn.tables import by_optimizer, optimizer_name
+from labnn.report.compare import best_rates, last, make_pairs, paired_difference, sensitivity
+from labnn.report.tables import by_optimizer, optimizer_name
 
-_COLORS = {"amsgrad": "#c1440e", "adam": "#1f5a96", "adamw-amsgrad": "#e08a1e", "adamw": "#5aa0d6", "nadam": "#2e7d4f", "sgd": "#6b4c9a"}
+_COLORS = {
+    "amsgrad": "#c1440e",
+    "adam": "#1f5a96",
+    "adamw-amsgrad": "#e08a1e",
+    "adamw": "#5aa0d6",
+    "nadam": "#2e7d4f",
+    "sgd": "#6b4c9a",
+}
 _SCALES = {"loss": (1, "потери, нат"), "accuracy": (100, "точность, %")}
 
 
@@ -27,11 +34,27 @@ def plot_metric(runs: Sequence[Run], metric: str, ax: Axes | None = None) -> Axe
     for name, group in by_optimizer(runs).items():
         epochs = group[0].history["epoch"]
         for part, style in (("test", "-"), ("train", "--")):
-            values = scale * np.stack([run.history[f"{part}_{metric}"].interpolate() for run in group])  # over epochs without a test
+            values = scale * np.stack(
+                [run.history[f"{part}_{metric}"].interpolate() for run in group]
+            )  # over epochs without a test
             title = f"{name}, {'тест' if part == 'test' else 'обучение'}"
-            ax.plot(epochs, values.mean(axis=0), style, color=_color(group), label=title, linewidth=1.8 if part == "test" else 1.2)
+            ax.plot(
+                epochs,
+                values.mean(axis=0),
+                style,
+                color=_color(group),
+                label=title,
+                linewidth=1.8 if part == "test" else 1.2,
+            )
             if len(group) > 1:
-                ax.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=_color(group), alpha=0.15, linewidth=0)
+                ax.fill_between(
+                    epochs,
+                    values.min(axis=0),
+                    values.max(axis=0),
+                    color=_color(group),
+                    alpha=0.15,
+                    linewidth=0,
+                )
     classes = runs[0].data["classes"]
     chance = np.log(classes) if metric == "loss" else 100 / classes
     ax.axhline(chance, color="0.45", linestyle=":", linewidth=1.2, label=f"наугад, K = {classes}")
@@ -48,7 +71,9 @@ def plot_curves(runs: Sequence[Run]) -> Figure:
     seeds = len({run.experiment.seed for run in runs})
     spread = f"среднее и размах по зёрнам: {seeds}" if seeds > 1 else "одно зерно генератора"
     data = runs[0].data
-    figure.suptitle(f"SqueezeNet, {data['name']}, снимков {data['train']} / {data['test']}, {spread}", fontsize="medium")
+    figure.suptitle(
+        f"SqueezeNet, {data['name']}, снимков {data['train']} / {data['test']}, {spread}", fontsize="medium"
+    )
     return figure
 
 
@@ -59,7 +84,13 @@ def plot_sensitivity(tuning: Sequence[Run], ax: Axes | None = None) -> Axes:
     for name, group in by_optimizer(tuning).items():
         key = group[0].experiment.optimizer
         tried = table[table["optimizer"] == key].set_index("lr")["accuracy"] * 100
-        ax.semilogx(tried.index, tried, "o-", color=_color(group), label=f"{name}, лучшая {best[key]:g}".replace(".", ","))
+        ax.semilogx(
+            tried.index,
+            tried,
+            "o-",
+            color=_color(group),
+            label=f"{name}, лучшая {best[key]:g}".replace(".", ","),
+        )
         ax.plot(best[key], tried[best[key]], "*", color=_color(group), markersize=15)
     ax.axhline(100 / tuning[0].data["classes"], color="0.45", linestyle=":", label="наугад")
     ax.set(xlabel="скорость обучения (наибольшая в расписании)", ylabel="точность на проверке, %")
@@ -72,7 +103,10 @@ def plot_accuracy_by_time(runs: Sequence[Run], ax: Axes | None = None) -> Axes:
     for name, group in by_optimizer(runs).items():
         seconds, accuracy = (
             np.stack([values(run.history) for run in group])
-            for values in (lambda history: history["seconds"].cumsum(), lambda history: 100 * history["test_accuracy"].interpolate())
+            for values in (
+                lambda history: history["seconds"].cumsum(),
+                lambda history: 100 * history["test_accuracy"].interpolate(),
+            )
         )
         ax.plot(seconds.T, accuracy.T, color=_color(group), alpha=0.25, linewidth=0.8)
         ax.plot(seconds.mean(axis=0), accuracy.mean(axis=0), color=_color(group), linewidth=1.8, label=name)
@@ -88,10 +122,22 @@ def plot_differences(runs: Sequence[Run], ax: Axes | None = None) -> Axes:
     result = paired_difference(first_runs, second_runs)
     seeds = [a.experiment.seed for a, _ in pairs]
     differences = [100 * (last(a, "test_accuracy") - last(b, "test_accuracy")) for a, b in pairs]
-    ax.bar(range(len(pairs)), differences, color=[_color(first_runs if value > 0 else second_runs) for value in differences], alpha=0.7)
+    ax.bar(
+        range(len(pairs)),
+        differences,
+        color=[_color(first_runs if value > 0 else second_runs) for value in differences],
+        alpha=0.7,
+    )
     if result.pairs > 1:
         ends = 100 * np.array([[result.mean - result.low], [result.high - result.mean]])
-        ax.errorbar(len(pairs) + 0.5, 100 * result.mean, ends, fmt="ko", capsize=6, label="среднее и 95-процентный интервал")
+        ax.errorbar(
+            len(pairs) + 0.5,
+            100 * result.mean,
+            ends,
+            fmt="ko",
+            capsize=6,
+            label="среднее и 95-процентный интервал",
+        )
     ax.axhline(0, color="black", linewidth=0.8)
     ax.set_xticks([*range(len(pairs)), len(pairs) + 0.5], [*seeds, "среднее"])
     ax.margins(y=0.2)  # room for the legend
@@ -115,7 +161,15 @@ def plot_maximum(runs: Sequence[Run]) -> Figure:
     left.plot(mean.index, 100 * mean["maximum_share"], color=_color(runs))
     left.set(xlabel="эпоха", ylabel="весов, у которых максимум выше $v_t$, %", ylim=(0, 100))
     right.plot(mean.index, mean["step_50"], color=_color(runs), label="медиана по весам")
-    right.fill_between(mean.index, mean["step_10"], mean["step_90"], color=_color(runs), alpha=0.2, linewidth=0, label="от 10 до 90 % весов")
+    right.fill_between(
+        mean.index,
+        mean["step_10"],
+        mean["step_90"],
+        color=_color(runs),
+        alpha=0.2,
+        linewidth=0,
+        label="от 10 до 90 % весов",
+    )
     right.axhline(1, color="black", linewidth=0.8)
     right.set(xlabel="эпоха", ylabel="шаг AMSGrad / шаг Adam", ylim=(0, 1.05))
     left.grid(alpha=0.25)
@@ -125,12 +179,22 @@ def plot_maximum(runs: Sequence[Run]) -> Figure:
 
 def plot_counter_example(tables: dict[str, pd.DataFrame], points: int = 800) -> Figure:
     """Figure 1 of Reddi et al. anew: for each titled ``theory.counter_example`` the point x_t and the average regret of both optimizers."""
-    figure, axes = plt.subplots(len(tables), 2, figsize=(11, 3.2 * len(tables)), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        len(tables), 2, figsize=(11, 3.2 * len(tables)), layout="constrained", squeeze=False
+    )
     for (title, table), row in zip(tables.items(), axes, strict=True):
         shown = table.iloc[np.unique(np.linspace(0, len(table) - 1, points).astype(int))]
-        for ax, column, label in zip(row, ("x", "regret"), ("$x_t$", "среднее сожаление $R_t / t$"), strict=True):
+        for ax, column, label in zip(
+            row, ("x", "regret"), ("$x_t$", "среднее сожаление $R_t / t$"), strict=True
+        ):
             for key in ("amsgrad", "adam"):
-                ax.plot(shown["step"] / 1e6, shown[f"{column}_{key}"], color=_COLORS[key], label=optimizer_name(key), linewidth=1.2)
+                ax.plot(
+                    shown["step"] / 1e6,
+                    shown[f"{column}_{key}"],
+                    color=_COLORS[key],
+                    label=optimizer_name(key),
+                    linewidth=1.2,
+                )
             ax.set(xlabel="шаг, млн", ylabel=label, title=title)
             _finished(ax)
         row[1].set_ylim(0, 1.5 * shown["regret_adam"].tail(points // 2).max())
@@ -140,7 +204,10 @@ def plot_counter_example(tables: dict[str, pd.DataFrame], points: int = 800) -> 
 def plot_step_sizes(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """The steps of ``theory.step_sizes``, each over that of PyTorch, by step."""
     ax = _axes(ax)
-    for column, title in (("paper", "алгоритм 2: без поправок на смещение"), ("corrected_first", "максимум после поправки")):
+    for column, title in (
+        ("paper", "алгоритм 2: без поправок на смещение"),
+        ("corrected_first", "максимум после поправки"),
+    ):
         ax.semilogx(table["step"], table[column] / table["torch"], label=title)
     ax.axhline(1, color="black", linewidth=0.8, label="PyTorch: максимум до поправки")
     ax.set(xlabel="шаг", ylabel="длина шага / шаг PyTorch")
@@ -180,7 +247,9 @@ def plot_changes(table: pd.DataFrame, levels: ChanceLevels, ax: Axes | None = No
     values = [float(cell.split(" ")[0].replace(",", ".")) for cell in table[column]]
     bars = ax.barh(words, values, color="#1f5a96")
     ax.bar_label(bars, table[column], padding=3, fontsize="small")
-    ax.axvline(100 * levels.majority_share, color="#c1440e", linestyle=":", label="доля самого частого класса")
+    ax.axvline(
+        100 * levels.majority_share, color="#c1440e", linestyle=":", label="доля самого частого класса"
+    )
     ax.invert_yaxis()
     ax.margins(x=0.15)
     ax.set_xlabel(column.lower())
@@ -196,7 +265,9 @@ def plot_class_sizes(data: CarsData, ax: Axes | None = None) -> Axes:
     order = np.argsort(-sizes, kind="stable")
     ax.bar(np.arange(len(sizes)), sizes[order], width=0.8, color="0.55")
     if len(sizes) <= 20:
-        ax.set_xticks(np.arange(len(sizes)), [data.class_names[index] for index in order], rotation=30, ha="right")
+        ax.set_xticks(
+            np.arange(len(sizes)), [data.class_names[index] for index in order], rotation=30, ha="right"
+        )
     else:
         ax.set_xlabel("класс, по убыванию")
     ax.set_ylabel("обучающих снимков")
@@ -204,9 +275,13 @@ def plot_class_sizes(data: CarsData, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def show_images(dataset: CarModelsDataset, class_names: Sequence[str], columns: int = 5, rows: int = 2) -> Figure:
+def show_images(
+    dataset: CarModelsDataset, class_names: Sequence[str], columns: int = 5, rows: int = 2
+) -> Figure:
     """The first image of each of the first ``rows * columns`` classes, with its name."""
-    figure, axes = plt.subplots(rows, columns, figsize=(2.2 * columns, 1.5 * rows), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(2.2 * columns, 1.5 * rows), layout="constrained", squeeze=False
+    )
     _, firsts = np.unique(dataset.labels, return_index=True)
     for ax in axes.flat:
         ax.axis("off")
@@ -237,7 +312,15 @@ def plot_confusion(run: Run, class_names: Sequence[str], ax: Axes | None = None)
     if len(class_names) <= 20:
         for (row, column), share in np.ndenumerate(shares):
             if share >= 0.005:
-                ax.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize="x-small", color="white" if share > 0.5 else "black")
+                ax.text(
+                    column,
+                    row,
+                    f"{100 * share:.0f}",
+                    ha="center",
+                    va="center",
+                    fontsize="x-small",
+                    color="white" if share > 0.5 else "black",
+                )
         ax.set_xticks(range(len(class_names)), class_names, rotation=40, ha="right")
         ax.set_yticks(range(len(class_names)), class_names)
     ax.set(xlabel="ответ сети", ylabel="истинный класс")

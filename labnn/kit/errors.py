@@ -22,10 +22,22 @@ def as_path(value: str | os.PathLike) -> Path:
         raise LabError(f"Вместо пути дано {value!r}: задайте строку или Path.") from None
 
 
-_KINDS = {int: (Integral, "целое число"), float: (Real, "число"), bool: (bool, "True или False"), str: (str, "строку")}
+_KINDS = {
+    int: (Integral, "целое число"),
+    float: (Real, "число"),
+    bool: (bool, "True или False"),
+    str: (str, "строку"),
+}
 
 
-def check(name: str, value: object, kind: type, low: float | None = None, high: float | None = None, choices: Collection[str] = ()) -> None:
+def check(
+    name: str,
+    value: object,
+    kind: type,
+    low: float | None = None,
+    high: float | None = None,
+    choices: Collection[str] = (),
+) -> None:
     """Raises ``LabError`` unless ``value`` is an int, float, bool or str, whichever ``kind`` says, from ``low`` to ``high`` or one of ``choices``."""
     expected, words = _KINDS[kind]
     if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):

@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from labnn.compare import (
+from labnn.data import CarsData, ChanceLevels
+from labnn.experiment import Experiment, Run
+from labnn.kit.files import written_whole
+from labnn.report.compare import (
     LEAST_PAIRS,
     PairedDifference,
     area_under_curve,
@@ -21,11 +24,15 @@ from labnn.compare import (
     reached,
     sensitivity,
 )
-from labnn.data import CarsData, ChanceLevels
-from labnn.experiment import Experiment, Run
-from labnn.files import written_whole
 
-_NAMES = {"amsgrad": "AMSGrad", "adam": "Adam", "adamw-amsgrad": "AdamW-AMSGrad", "adamw": "AdamW", "nadam": "NAdam", "sgd": "SGD с импульсом"}
+_NAMES = {
+    "amsgrad": "AMSGrad",
+    "adam": "Adam",
+    "adamw-amsgrad": "AdamW-AMSGrad",
+    "adamw": "AdamW",
+    "nadam": "NAdam",
+    "sgd": "SGD с импульсом",
+}
 
 
 def optimizer_name(key: str) -> str:
@@ -44,10 +51,18 @@ def epoch_table(runs: Sequence[Run]) -> pd.DataFrame:
     """The original report's table of one optimizer: a row an epoch; means over ``runs``, which differ in the seed only."""
     mean = pd.concat([run.history for run in runs]).groupby("epoch").mean()
     rows = [
-        [epoch, number(row.seconds, 2), number(row.train_loss, 4), number(100 * row.train_accuracy, 2), number(100 * row.test_accuracy, 2)]
+        [
+            epoch,
+            number(row.seconds, 2),
+            number(row.train_loss, 4),
+            number(100 * row.train_accuracy, 2),
+            number(100 * row.test_accuracy, 2),
+        ]
         for epoch, row in mean.iterrows()
     ]
-    return pd.DataFrame(rows, columns=["Эпоха", "Время обучения, с", "Потери", "Точность, %", "Тестовая точность, %"])
+    return pd.DataFrame(
+        rows, columns=["Эпоха", "Время обучения, с", "Потери", "Точность, %", "Тестовая точность, %"]
+    )
 
 
 def summary_table(runs: Sequence[Run]) -> pd.DataFrame:
@@ -65,7 +80,9 @@ def summary_table(runs: Sequence[Run]) -> pd.DataFrame:
                 "Потери на тесте": _mean_and_deviation(group, "test_loss", 1, 3),
                 "Точность на тесте, %": _mean_and_deviation(group, "test_accuracy", 100, 1),
                 "Точность в среднем по эпохам, %": _spread([100 * area_under_curve(run) for run in group], 1),
-                "Секунд на эпоху": number(sum(run.history["seconds"].mean() for run in group) / len(group), 1),
+                "Секунд на эпоху": number(
+                    sum(run.history["seconds"].mean() for run in group) / len(group), 1
+                ),
             }
         )
     return pd.DataFrame(rows)
@@ -90,7 +107,15 @@ def settings_table(runs: Sequence[Run]) -> pd.DataFrame:
         "Скорость обучения": f"до {', '.join(rates.values())}; {_CHANGES['schedule'][experiment.schedule]}",
         "Регуляризация": ", ".join(
             wording[value] if isinstance(wording, dict) else wording(value)
-            for name in ("weight_decay", "dropout", "label_smoothing", "min_crop_area", "mirror", "colour", "mix")
+            for name in (
+                "weight_decay",
+                "dropout",
+                "label_smoothing",
+                "min_crop_area",
+                "mirror",
+                "colour",
+                "mix",
+            )
             for wording, value in [(_CHANGES[name], getattr(experiment, name))]
         ),
         "Вычислитель": f"{environment['processor'] if environment['device'] == 'cpu' else environment['device']}, "
@@ -109,8 +134,12 @@ _CHANGES = {
     "batch_size": lambda value: f"пакет {value}",
     "image_size": lambda value: f"{value} пикселей",
     "start_size": lambda value: f"снимок растёт от {value} пикселей" if value else "снимок одного размера",
-    "min_crop_area": lambda value: "без случайного кадра" if value == 1 else f"случайный кадр от {value:.0%} площади",
-    "label_smoothing": lambda value: f"сглаживание меток {number(value, 1)}" if value else "без сглаживания меток",
+    "min_crop_area": lambda value: (
+        "без случайного кадра" if value == 1 else f"случайный кадр от {value:.0%} площади"
+    ),
+    "label_smoothing": lambda value: (
+        f"сглаживание меток {number(value, 1)}" if value else "без сглаживания меток"
+    ),
     "version": lambda value: f"SqueezeNet {value.replace('_', '.')}",
     "batch_norm": {True: "пакетная нормализация", False: "без пакетной нормализации"},
     "bypass": {True: "обходные связи", False: "без обходных связей"},
@@ -122,8 +151,12 @@ _CHANGES = {
     "mix": lambda value: f"CutMix и mixup в {value:.0%} пакетов" if value else "без CutMix и mixup",
     "mirror_test": {True: "среднее с отражением на тесте", False: "без отражения на тесте"},
     "test_size": lambda value: f"{value} пикселей на тесте" if value else "на тесте как при обучении",
-    "ema_decay": lambda value: f"усреднение весов {value:g}".replace(".", ",") if value else "без усреднения весов",
-    "cosine": lambda value: "косинусная функция потерь рядом с энтропией" if value else "без косинусной функции потерь",
+    "ema_decay": lambda value: (
+        f"усреднение весов {value:g}".replace(".", ",") if value else "без усреднения весов"
+    ),
+    "cosine": lambda value: (
+        "косинусная функция потерь рядом с энтропией" if value else "без косинусной функции потерь"
+    ),
 }
 
 
@@ -157,14 +190,29 @@ def ablation_table(runs: Sequence[Run], base: Experiment, title: str = "исхо
 
 
 # Settings that are one cause together; every other setting is a cause of its own.
-_CAUSES = {"lr": "rate", "schedule": "rate", "min_crop_area": "augmentation", "mirror": "augmentation", "colour": "augmentation"}
+_CAUSES = {
+    "lr": "rate",
+    "schedule": "rate",
+    "min_crop_area": "augmentation",
+    "mirror": "augmentation",
+    "colour": "augmentation",
+}
 
 
 def single_causes(runs: Sequence[Run], base: Experiment) -> str:
     """Which causes, changed alone from ``base``, were enough for the networks of all seeds to learn, and which were not."""
     words: dict[bool, list[str]] = {True: [], False: []}
     for experiment, group in _by_experiment(runs).items():
-        if len({_CAUSES.get(name, name) for name in _CHANGES if getattr(experiment, name) != getattr(base, name)}) == 1:
+        if (
+            len(
+                {
+                    _CAUSES.get(name, name)
+                    for name in _CHANGES
+                    if getattr(experiment, name) != getattr(base, name)
+                }
+            )
+            == 1
+        ):
             words[all(_beats_majority(run) for run in group)].append(changes(experiment, base))
     enough, not_enough = ("; ".join(words[learned]) or "ничего" for learned in (True, False))
     return f"В одиночку достаточно: {enough}. В одиночку не помогает: {not_enough}."
@@ -184,10 +232,26 @@ def collapse_table(runs: Sequence[Run]) -> pd.DataFrame:
     for name, group in by_optimizer(runs).items():
         for run in group:
             answers = run.predictions["prediction"].value_counts(normalize=True)
-            row = [name, run.experiment.epochs, *(number(last(run, f"{part}_loss"), 4) for part in ("train", "test"))]
-            row += [number(100 * last(run, "test_accuracy"), 2), f"{number(100 * answers.iloc[0], 1)} % снимков", len(answers)]
+            row = [
+                name,
+                run.experiment.epochs,
+                *(number(last(run, f"{part}_loss"), 4) for part in ("train", "test")),
+            ]
+            row += [
+                number(100 * last(run, "test_accuracy"), 2),
+                f"{number(100 * answers.iloc[0], 1)} % снимков",
+                len(answers),
+            ]
             rows.append(row)
-    columns = ["Оптимизатор", "Эпох", "Потери на обучении", "Потери на тесте", "Точность на тесте, %", "Самый частый ответ", "Разных ответов"]
+    columns = [
+        "Оптимизатор",
+        "Эпох",
+        "Потери на обучении",
+        "Потери на тесте",
+        "Точность на тесте, %",
+        "Самый частый ответ",
+        "Разных ответов",
+    ]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -198,23 +262,42 @@ def ladder_table(runs: Sequence[Run]) -> pd.DataFrame:
     for previous, run in zip([None, *runs], runs, strict=False):
         step = changes(run.experiment, previous.experiment) if previous else "рецепт исходной работы"
         minutes = number(run.history["seconds"].sum() / 60, 1)
-        rows.append([step, run.experiment.epochs, minutes, number(last(run, "test_loss"), 3), number(100 * last(run, "test_accuracy"), 2)])
-    return pd.DataFrame(rows, columns=["Что изменено", "Эпох", "Минут обучения", "Потери на тесте", "Точность на тесте, %"])
+        rows.append(
+            [
+                step,
+                run.experiment.epochs,
+                minutes,
+                number(last(run, "test_loss"), 3),
+                number(100 * last(run, "test_accuracy"), 2),
+            ]
+        )
+    return pd.DataFrame(
+        rows, columns=["Что изменено", "Эпох", "Минут обучения", "Потери на тесте", "Точность на тесте, %"]
+    )
 
 
 def variants_table(variants: pd.DataFrame) -> pd.DataFrame:
     """What ``experiment.evaluate_variants`` found, in Russian."""
     rows = [
-        [row.test_size, "среднее с отражением" if row.mirror else "снимок", number(row.test_loss, 3), number(100 * row.test_accuracy, 1)]
+        [
+            row.test_size,
+            "среднее с отражением" if row.mirror else "снимок",
+            number(row.test_loss, 3),
+            number(100 * row.test_accuracy, 1),
+        ]
         for row in variants.itertuples()
     ]
-    return pd.DataFrame(rows, columns=["Пикселей на тесте", "Ответ", "Потери на тесте", "Точность на тесте, %"])
+    return pd.DataFrame(
+        rows, columns=["Пикселей на тесте", "Ответ", "Потери на тесте", "Точность на тесте, %"]
+    )
 
 
 def confused_pairs(run: Run, class_names: Sequence[str], count: int = 8) -> pd.DataFrame:
     """The ``count`` pairs of classes most often taken for one another on the test part, by name, both ways together."""
     wrong = run.predictions[run.predictions["label"] != run.predictions["prediction"]]
-    pairs = pd.DataFrame(np.sort(wrong[["label", "prediction"]].to_numpy(), axis=1), columns=["first", "second"])
+    pairs = pd.DataFrame(
+        np.sort(wrong[["label", "prediction"]].to_numpy(), axis=1), columns=["first", "second"]
+    )
     sizes = run.predictions["label"].value_counts()
     rows = [
         [class_names[first], class_names[second], mistakes, sizes[[first, second]].sum()]
@@ -236,19 +319,39 @@ def amsgrad_table(steps: pd.DataFrame, without_eps: pd.DataFrame) -> pd.DataFram
     later = f"в шаге 1 одно и то же, в шаге {final} обратный порядок укорачивает шаг в {number(1 / order.iloc[-1], 1)} раза"
     rows = [
         ["поправки на смещение", "нет", "у обоих моментов", correction],
-        ["порядок максимума и поправки", "поправки нет", "максимум до поправки", f"{later} (Optax, задача 1389)"],
-        ["ε в знаменателе", "нет", "10⁻⁸ после корня", f"меняет длину шага не больше чем на {number(100 * eps, 2)} %"],
+        [
+            "порядок максимума и поправки",
+            "поправки нет",
+            "максимум до поправки",
+            f"{later} (Optax, задача 1389)",
+        ],
+        [
+            "ε в знаменателе",
+            "нет",
+            "10⁻⁸ после корня",
+            f"меняет длину шага не больше чем на {number(100 * eps, 2)} %",
+        ],
         ["проекция на допустимое множество", "есть", "нет", "у сети множество — всё пространство весов"],
     ]
-    return pd.DataFrame(rows, columns=["Чем различаются", "Алгоритм 2", "PyTorch", "Сколько это на первых шагах обучения"])
+    return pd.DataFrame(
+        rows, columns=["Чем различаются", "Алгоритм 2", "PyTorch", "Сколько это на первых шагах обучения"]
+    )
 
 
 def chance_table(levels: ChanceLevels) -> pd.DataFrame:
     """What a classifier that has not looked at the picture reaches."""
     return pd.DataFrame(
         [
-            ["все классы равновероятны", number(100 * levels.uniform_accuracy, 3), f"ln K = {number(levels.uniform_loss, 4)}"],
-            ["всегда самый частый класс", number(100 * levels.majority_share, 3), f"не ниже H = {number(levels.prior_loss, 4)}"],
+            [
+                "все классы равновероятны",
+                number(100 * levels.uniform_accuracy, 3),
+                f"ln K = {number(levels.uniform_loss, 4)}",
+            ],
+            [
+                "всегда самый частый класс",
+                number(100 * levels.majority_share, 3),
+                f"не ниже H = {number(levels.prior_loss, 4)}",
+            ],
         ],
         columns=["Ответ наугад", "Точность, %", "Потери, нат"],
     )
@@ -260,16 +363,26 @@ def data_table(data: CarsData) -> pd.DataFrame:
     for name, part in (("обучающая", data.train), ("тестовая", data.test)):
         sizes = pd.Series(part.labels).value_counts()
         rows.append([name, len(part), sizes.size, sizes.min(), sizes.max()])
-    return pd.DataFrame(rows, columns=["Выборка", "Снимков", "Классов", "Меньше всего в классе", "Больше всего в классе"])
+    return pd.DataFrame(
+        rows, columns=["Выборка", "Снимков", "Классов", "Меньше всего в классе", "Больше всего в классе"]
+    )
 
 
 def rates_table(tuning: Sequence[Run]) -> pd.DataFrame:
     """The learning rates tried: a row a rate, the validation accuracy with each optimizer, the best one marked with a star."""
     table, best = sensitivity(tuning), best_rates(tuning)
-    table["words"] = [number(100 * row.accuracy, 1) + (" ★" if best[row.optimizer] == row.lr else "") for row in table.itertuples()]
+    table["words"] = [
+        number(100 * row.accuracy, 1) + (" ★" if best[row.optimizer] == row.lr else "")
+        for row in table.itertuples()
+    ]
     wide = table.pivot(index="lr", columns="optimizer", values="words").fillna("расходится")
     order = [group[0].experiment.optimizer for group in by_optimizer(tuning).values()]
-    wide = wide[order].rename(columns=lambda key: f"{optimizer_name(key)}, %").rename_axis(columns=None).reset_index()
+    wide = (
+        wide[order]
+        .rename(columns=lambda key: f"{optimizer_name(key)}, %")
+        .rename_axis(columns=None)
+        .reset_index()
+    )
     wide["lr"] = [rate(lr) for lr in wide["lr"]]
     return wide.rename(columns={"lr": "Скорость обучения"})
 
@@ -316,9 +429,21 @@ def pairs_table(runs: Sequence[Run]) -> pd.DataFrame:
     for a, b in make_pairs(first_runs, second_runs):
         accuracies = [100 * last(run, "test_accuracy") for run in (a, b)]
         test = mcnemar(a, b)
-        row = [a.experiment.seed, *(number(value, 1) for value in accuracies), signed(accuracies[0] - accuracies[1])]
+        row = [
+            a.experiment.seed,
+            *(number(value, 1) for value in accuracies),
+            signed(accuracies[0] - accuracies[1]),
+        ]
         rows.append([*row, test.only_first, test.only_second, probability(test.p_value)])
-    columns = ["Зерно", f"{first}, %", f"{second}, %", "Разность", f"Верно только у {first}", f"Верно только у {second}", "p (Макнемар)"]
+    columns = [
+        "Зерно",
+        f"{first}, %",
+        f"{second}, %",
+        "Разность",
+        f"Верно только у {first}",
+        f"Верно только у {second}",
+        "p (Макнемар)",
+    ]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -335,9 +460,13 @@ def statistics_table(runs: Sequence[Run]) -> pd.DataFrame:
                 "Разброс разностей": number(difference.deviation, digits),
                 "95 % по Стьюденту": interval(difference.low, difference.high, digits),
                 "p (Стьюдент)": probability(difference.p_value),
-                "95 % точный": interval(difference.exact_low, difference.exact_high, digits) if np.isfinite(difference.exact_low) else "—",
+                "95 % точный": interval(difference.exact_low, difference.exact_high, digits)
+                if np.isfinite(difference.exact_low)
+                else "—",
                 "p (перестановки знаков)": probability(difference.exact_p),
-                "Наименьшая заметная разность": number(difference.detectable, digits) if difference.pairs >= LEAST_PAIRS else "—",
+                "Наименьшая заметная разность": number(difference.detectable, digits)
+                if difference.pairs >= LEAST_PAIRS
+                else "—",
             }
         )
     return pd.DataFrame(rows)
@@ -354,7 +483,10 @@ _FIGURES: dict[str, tuple[Callable[[Run], float], int]] = {
 
 def _differences(runs: Sequence[Run], confidence: float = 0.95) -> dict[str, PairedDifference]:
     pairs = make_pairs(*by_optimizer(runs).values())
-    return {title: describe_differences([figure(a) - figure(b) for a, b in pairs], confidence) for title, (figure, _) in _FIGURES.items()}
+    return {
+        title: describe_differences([figure(a) - figure(b) for a, b in pairs], confidence)
+        for title, (figure, _) in _FIGURES.items()
+    }
 
 
 def other_differences(runs: Sequence[Run]) -> str:
@@ -367,7 +499,11 @@ def other_differences(runs: Sequence[Run]) -> str:
         for title, difference in others
         if difference.proven
     ]
-    return f"Из других величин различаются {'; '.join(words)}." if words else "И в других величинах разница не доказана."
+    return (
+        f"Из других величин различаются {'; '.join(words)}."
+        if words
+        else "И в других величинах разница не доказана."
+    )
 
 
 def verdict(runs: Sequence[Run], *, brief: bool = False) -> str:
@@ -384,10 +520,16 @@ def verdict(runs: Sequence[Run], *, brief: bool = False) -> str:
     for (first, first_runs), (second, second_runs) in comparisons:
         seeds = {run.experiment.seed for run in first_runs} & {run.experiment.seed for run in second_runs}
         if not seeds:
-            sentences.append(f"{first} и {second}: разница не доказана. Общих зёрен у прогонов нет, пар не составить.")
+            sentences.append(
+                f"{first} и {second}: разница не доказана. Общих зёрен у прогонов нет, пар не составить."
+            )
             continue
-        shared = ([run for run in group if run.experiment.seed in seeds] for group in (first_runs, second_runs))
-        difference = paired_difference(*shared, confidence=1 - 0.05 / len(comparisons))  # Bonferroni: all intervals hold together
+        shared = (
+            [run for run in group if run.experiment.seed in seeds] for group in (first_runs, second_runs)
+        )
+        difference = paired_difference(
+            *shared, confidence=1 - 0.05 / len(comparisons)
+        )  # Bonferroni: all intervals hold together
         sentences.append(_answer(first, second, difference, brief))
     return " ".join(sentences)
 
@@ -439,7 +581,10 @@ def maximum_words(runs: Sequence[Run], *, brief: bool = False) -> str:
 
 def answer_to_original(original: Sequence[Run], runs: Sequence[Run]) -> str:
     """One sentence on the original's claim "Adam is slightly better": what its own recipe gives, ``original``, and trained networks, ``runs``."""
-    accuracies = ", ".join(f"{name} {number(100 * last(group[0], 'test_accuracy'), 2)} %" for name, group in by_optimizer(original).items())
+    accuracies = ", ".join(
+        f"{name} {number(100 * last(group[0], 'test_accuracy'), 2)} %"
+        for name, group in by_optimizer(original).items()
+    )
     answers = "; ".join(str(run.predictions["prediction"].nunique()) for run in original)
     (first, first_runs), (second, second_runs) = by_optimizer(runs).items()
     difference = paired_difference(first_runs, second_runs)
@@ -464,7 +609,11 @@ def learned(runs: Sequence[Run], levels: ChanceLevels) -> str:
     for name, group in by_optimizer(runs).items():
         accuracy = sum(last(run, "test_accuracy") for run in group) / len(group)
         figures = f"{number(100 * accuracy, 1)} % на тесте, доля самого частого класса {number(100 * levels.majority_share, 2)} %"
-        outcome = "сеть научилась" if accuracy > 1.5 * levels.majority_share else "сеть не научилась: это уровень самого частого класса"
+        outcome = (
+            "сеть научилась"
+            if accuracy > 1.5 * levels.majority_share
+            else "сеть не научилась: это уровень самого частого класса"
+        )
         sentences.append(f"{name}: {figures}, {outcome}.")
     return " ".join(sentences)
 
@@ -507,7 +656,9 @@ def power(value: float) -> str:
     if value >= 0.01:
         return number(value, 2)
     digits, exponent = f"{value:.1e}".split("e")
-    return f"{digits.replace('.', ',')}·10" + str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{digits.replace('.', ',')}·10" + str(int(exponent)).translate(
+        str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+    )
 
 
 def signed(value: float, digits: int = 1) -> str:
@@ -536,10 +687,14 @@ def _mean_last(runs: Sequence[Run], metric: str) -> float:
 
 def _difference(runs: Sequence[Run], base: Sequence[Run]) -> str:
     """The mean difference in accuracy over shared seeds, in points, and its t interval where there are several."""
-    accuracies = ({run.experiment.seed: 100 * last(run, "test_accuracy") for run in group} for group in (runs, base))
+    accuracies = (
+        {run.experiment.seed: 100 * last(run, "test_accuracy") for run in group} for group in (runs, base)
+    )
     pairs = pd.concat([pd.Series(group) for group in accuracies], axis=1, join="inner")
     difference = describe_differences(pairs[0] - pairs[1])
-    return signed(difference.mean) + (f" {interval(difference.low, difference.high, 1)}" if difference.pairs > 1 else "")
+    return signed(difference.mean) + (
+        f" {interval(difference.low, difference.high, 1)}" if difference.pairs > 1 else ""
+    )
 
 
 def _mean_and_deviation(runs: Sequence[Run], metric: str, scale: float, digits: int) -> str:

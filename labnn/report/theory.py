@@ -36,7 +36,9 @@ def algorithm_2(
     return np.stack(points)
 
 
-def counter_example(gradients: np.ndarray, lr: float, beta1: float = 0.9, beta2: float = 0.99) -> pd.DataFrame:
+def counter_example(
+    gradients: np.ndarray, lr: float, beta1: float = 0.9, beta2: float = 0.99
+) -> pd.DataFrame:
     """Adam and AMSGrad on f_t(x) = g_t x over [-1, 1] from x = 0, for given ``gradients`` g_t, float ``(steps,)``, and a constant ``lr``.
 
     The gradients of these functions do not depend on x, so that ``algorithm_2`` need not go step by step: the moments are
@@ -66,7 +68,9 @@ def stochastic_gradients(steps: int, seed: int = 0) -> np.ndarray:
     return np.where(np.random.default_rng(seed).random(steps) < 0.01, 1010.0, -10.0)
 
 
-def step_sizes(gradients: np.ndarray, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8) -> pd.DataFrame:
+def step_sizes(
+    gradients: np.ndarray, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8
+) -> pd.DataFrame:
     """How far three AMSGrads step along the same ``gradients``, float ``(steps, weights)``, at a learning rate of 1.
 
     A row a step: ``step`` and the root mean square over the weights of the step of "paper", Algorithm 2; of "torch", which corrects
@@ -84,4 +88,6 @@ def step_sizes(gradients: np.ndarray, beta1: float = 0.9, beta2: float = 0.999, 
         "torch": m / first / (np.sqrt(largest / second) + eps),
         "corrected_first": m / first / (np.sqrt(np.maximum.accumulate(v / second)) + eps),
     }
-    return pd.DataFrame({"step": step} | {name: np.sqrt((move**2).mean(axis=1)) for name, move in moves.items()})
+    return pd.DataFrame(
+        {"step": step} | {name: np.sqrt((move**2).mean(axis=1)) for name, move in moves.items()}
+    )

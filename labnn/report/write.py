@@ -11,15 +11,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from labnn.compare import comparable
 from labnn.data import ChanceLevels, chance_levels
-from labnn.diagnose import signal_by_layer
-from labnn.errors import LabError
 from labnn.experiment import ORIGINAL, Run, load_runs, make_model
-from labnn.files import written_whole
-from labnn.plots import plot_answer, plot_changes, plot_curves, plot_losses, plot_maximum, plot_signal
-from labnn.studies import STUDIES
-from labnn.tables import (
+from labnn.kit.diagnose import signal_by_layer
+from labnn.kit.errors import LabError
+from labnn.kit.files import written_whole
+from labnn.report.compare import comparable
+from labnn.report.plots import plot_answer, plot_changes, plot_curves, plot_losses, plot_maximum, plot_signal
+from labnn.report.studies import STUDIES
+from labnn.report.tables import (
     ablation_table,
     by_optimizer,
     changes,
@@ -47,7 +47,9 @@ def write_report(runs: Sequence[Run], folder: str | Path, tuning: Sequence[Run] 
     folder = Path(folder)
     paths = _save_figures(comparison_figures(runs, tuning), folder)
     tables = comparison_tables(runs, tuning) | {"settings": settings_table(runs)}
-    tables |= {f"epochs-{group[0].experiment.optimizer}": epoch_table(group) for group in by_optimizer(runs).values()}
+    tables |= {
+        f"epochs-{group[0].experiment.optimizer}": epoch_table(group) for group in by_optimizer(runs).values()
+    }
     for name, table in tables.items():
         paths += save_table(table, folder / name)
     with written_whole(folder / "verdict.md") as unfinished:
@@ -87,7 +89,9 @@ def write_recorded(runs_dir: str | Path, folder: str | Path) -> list[Path]:
     """
     runs = load_runs(runs_dir)
     if not runs:
-        raise LabError(f"В папке {runs_dir} нет записанных прогонов: обучите сети командой python -m labnn train.")
+        raise LabError(
+            f"В папке {runs_dir} нет записанных прогонов: обучите сети командой python -m labnn train."
+        )
     paths, met = [], Counter()
     for group in comparable(runs):
         name = group[0].data["name"]
@@ -127,7 +131,9 @@ def recorded_studies(runs_dir: str | Path) -> Recorded:
     files = {name: next(iter(runs_dir.glob(name)), None) for name in ("recipe/*/variants.csv", "signal.csv")}
     absent = [name or "." for name, content in (groups | files).items() if not content]
     if absent:
-        raise LabError(f"В папке {runs_dir} нет записей опытов ({', '.join(absent)}): восстановите её из git.")
+        raise LabError(
+            f"В папке {runs_dir} нет записей опытов ({', '.join(absent)}): восстановите её из git."
+        )
     early, tuning, final, collapse, causes, levers, [recipe] = groups.values()
     variants, signal = (pd.read_csv(path) for path in files.values())
     signals = {title: table.drop(columns="network") for title, table in signal.groupby("network", sort=False)}
@@ -136,7 +142,11 @@ def recorded_studies(runs_dir: str | Path) -> Recorded:
 
 def recorded_tables(studies: Recorded) -> dict[str, pd.DataFrame]:
     """The tables of the studies, by the names that README and report give them."""
-    ladder = [run for run in (*studies.collapse, *studies.early, studies.recipe) if run.experiment.optimizer.endswith("amsgrad")]
+    ladder = [
+        run
+        for run in (*studies.collapse, *studies.early, studies.recipe)
+        if run.experiment.optimizer.endswith("amsgrad")
+    ]
     return {
         "ladder": ladder_table(ladder),
         "collapse": collapse_table([run for run in studies.collapse if not run.experiment.batch_norm]),
@@ -151,26 +161,40 @@ def recorded_figures(studies: Recorded) -> dict[str, Figure]:
     """The story in pictures: the collapse, its cause, its cure, and the ladder of accuracies."""
     tables = recorded_tables(studies)
     losses = {_title(run): run for run in studies.collapse}
-    figures = {"collapse": plot_losses(losses, studies.levels).figure, "signal": plot_signals(studies.signals)}
-    return figures | {name: plot_changes(tables[name], studies.levels).figure for name in ("causes", "ladder")}
+    figures = {
+        "collapse": plot_losses(losses, studies.levels).figure,
+        "signal": plot_signals(studies.signals),
+    }
+    return figures | {
+        name: plot_changes(tables[name], studies.levels).figure for name in ("causes", "ladder")
+    }
 
 
 def write_studies(runs_dir: str | Path, folder: str | Path) -> list[Path]:
     """Writes the figures (PNG) of the studies in ``runs_dir`` into ``folder`` and the report of the comparison into
     ``folder``/comparison; returns the paths."""
     studies = recorded_studies(runs_dir)
-    return _save_figures(recorded_figures(studies), Path(folder)) + write_report(studies.final, Path(folder) / "comparison", studies.tuning)
+    return _save_figures(recorded_figures(studies), Path(folder)) + write_report(
+        studies.final, Path(folder) / "comparison", studies.tuning
+    )
 
 
 def _title(run: Run) -> str:
-    network = changes(replace(run.experiment, optimizer=ORIGINAL.optimizer, image_size=ORIGINAL.image_size), ORIGINAL)
+    network = changes(
+        replace(run.experiment, optimizer=ORIGINAL.optimizer, image_size=ORIGINAL.image_size), ORIGINAL
+    )
     return f"{optimizer_name(run.experiment.optimizer)}, {network or 'рецепт исходной работы'}"
 
 
 def start_signals(images: Tensor, labels: Tensor, num_classes: int) -> dict[str, pd.DataFrame]:
     """``diagnose.signal_by_layer`` of the original's network at its start, and with He's weights or batch norm instead."""
     starts = (ORIGINAL, replace(ORIGINAL, init="he"), replace(ORIGINAL, batch_norm=True))
-    return {changes(start, ORIGINAL) or "исходная сеть": signal_by_layer(make_model(start, num_classes), images, labels) for start in starts}
+    return {
+        changes(start, ORIGINAL) or "исходная сеть": signal_by_layer(
+            make_model(start, num_classes), images, labels
+        )
+        for start in starts
+    }
 
 
 def plot_signals(signals: dict[str, pd.DataFrame]) -> Figure:

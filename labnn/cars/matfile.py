@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 
 _NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
-_WORDS = {1: "latin-1", 2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16"}  # MATLAB writes characters as 16-bit numbers, too
+_WORDS = {
+    1: "latin-1",
+    2: "latin-1",
+    4: "utf-16",
+    16: "utf-8",
+    17: "utf-16",
+}  # MATLAB writes characters as 16-bit numbers, too
 _MATRIX, _COMPRESSED = 14, 15
 _CELL, _STRUCT, _CHAR, _NUMERIC = 1, 2, 4, range(6, 16)
 _LARGEST = 2**28  # bytes after decompression, against bombs; the official annotations take five million
@@ -48,7 +54,16 @@ def read_mat(path: str | Path) -> dict[str, Any]:
                 raise MatError(f"element of type {kind}")
             name, value = _matrix(body, order)
             variables[name] = value
-    except (struct.error, zlib.error, UnicodeError, ValueError, KeyError, IndexError, RecursionError, OverflowError) as error:
+    except (
+        struct.error,
+        zlib.error,
+        UnicodeError,
+        ValueError,
+        KeyError,
+        IndexError,
+        RecursionError,
+        OverflowError,
+    ) as error:
         raise MatError(f"{type(error).__name__}: {error}") from None
     return variables
 
@@ -83,7 +98,9 @@ def _matrix(body: bytes, order: str) -> tuple[str, Any]:
     if kind == _STRUCT:
         (_, length), (_, names), *parts = parts
         length = struct.unpack(order + "i", length)[0]
-        fields = [names[at : at + length].split(b"\0")[0].decode("ascii") for at in range(0, len(names), length)]
+        fields = [
+            names[at : at + length].split(b"\0")[0].decode("ascii") for at in range(0, len(names), length)
+        ]
         if len(parts) != count * len(fields):
             raise MatError("structure of another size than it says")
         values = [_matrix(part, order)[1] for _, part in parts]
@@ -95,7 +112,9 @@ def _matrix(body: bytes, order: str) -> tuple[str, Any]:
     [(written, data)] = parts
     if kind == _CHAR:
         encoding = _WORDS[written]
-        return name, data.decode(encoding + {"<": "-le", ">": "-be"}[order] if encoding == "utf-16" else encoding)
+        return name, data.decode(
+            encoding + {"<": "-le", ">": "-be"}[order] if encoding == "utf-16" else encoding
+        )
     if kind not in _NUMERIC:
         raise MatError(f"array of class {kind}")
     numbers = np.frombuffer(data, order + _NUMBERS[written])

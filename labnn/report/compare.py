@@ -14,9 +14,9 @@ import pandas as pd
 from scipy import integrate, optimize, stats
 
 from labnn.data import CarsData
-from labnn.errors import LabError, check
 from labnn.experiment import Experiment, Run, check_optimizer
-from labnn.studies import run_all
+from labnn.kit.errors import LabError, check
+from labnn.report.studies import run_all
 
 # Two points in each power of ten.
 GRID = (1e-4, 3.2e-4, 1e-3, 3.2e-3, 1e-2, 3.2e-2, 1e-1)
@@ -45,10 +45,14 @@ class Protocol:
         for name in self.optimizers:
             check_optimizer(name)
         if len(set(self.optimizers)) != len(self.optimizers) or len(self.optimizers) < 2:
-            raise LabError(f"Сравнивать нечего: оптимизаторы {', '.join(self.optimizers)}; назовите два разных или больше.")
+            raise LabError(
+                f"Сравнивать нечего: оптимизаторы {', '.join(self.optimizers)}; назовите два разных или больше."
+            )
         check("seeds", self.seeds, int, 1, 10**6)
         if not self.grid or len(set(self.grid)) < len(self.grid):
-            raise LabError(f"Сетка скоростей обучения {list(self.grid)} не годится: задайте одну или больше, все разные.")
+            raise LabError(
+                f"Сетка скоростей обучения {list(self.grid)} не годится: задайте одну или больше, все разные."
+            )
         for lr in self.grid:
             self._experiment(self.optimizers[0], lr, 0)  # refuses what no training can have
 
@@ -59,7 +63,11 @@ class Protocol:
 
     def finals(self, rates: dict[str, float]) -> list[Experiment]:
         """A run for every seed and optimizer, pair by pair."""
-        return [self._experiment(name, rates[name], seed) for seed in range(self.seeds) for name in self.optimizers]
+        return [
+            self._experiment(name, rates[name], seed)
+            for seed in range(self.seeds)
+            for name in self.optimizers
+        ]
 
     def _experiment(self, optimizer: str, lr: float, seed: int) -> Experiment:
         return replace(self.base, optimizer=optimizer, lr=lr, seed=seed, weight_decay=self.weight_decay)
@@ -69,9 +77,13 @@ class Protocol:
 
         Rates that diverge are left out. Raises ``LabError`` if an optimizer diverges with all.
         """
-        runs = run_all(self.tuning(), data.validation(), Path(runs_dir) / "tuning", skip_diverged=True, **options)
+        runs = run_all(
+            self.tuning(), data.validation(), Path(runs_dir) / "tuning", skip_diverged=True, **options
+        )
         if lost := set(self.optimizers) - {run.experiment.optimizer for run in runs}:
-            raise LabError(f"Обучение расходится со всеми скоростями сетки ({', '.join(sorted(lost))}): добавьте меньшие.")
+            raise LabError(
+                f"Обучение расходится со всеми скоростями сетки ({', '.join(sorted(lost))}): добавьте меньшие."
+            )
         return runs
 
     def compare(self, tuning: Sequence[Run], data: CarsData, runs_dir: str | Path, **options) -> list[Run]:
@@ -81,7 +93,10 @@ class Protocol:
 
 def sensitivity(tuning: Sequence[Run]) -> pd.DataFrame:
     """A row an optimizer and learning rate: ``optimizer``, ``lr``, last ``accuracy`` 0..1 and ``loss`` (nats), means over seeds."""
-    rows = [[run.experiment.optimizer, run.experiment.lr, last(run, "test_accuracy"), last(run, "test_loss")] for run in tuning]
+    rows = [
+        [run.experiment.optimizer, run.experiment.lr, last(run, "test_accuracy"), last(run, "test_loss")]
+        for run in tuning
+    ]
     table = pd.DataFrame(rows, columns=["optimizer", "lr", "accuracy", "loss"])
     return table.groupby(["optimizer", "lr"], as_index=False).mean()
 
@@ -123,7 +138,9 @@ def last(run: Run, metric: str) -> float:
     return float(run.history[metric].iloc[-1])
 
 
-def paired_difference(first: Sequence[Run], second: Sequence[Run], metric: str = "test_accuracy", confidence: float = 0.95) -> PairedDifference:
+def paired_difference(
+    first: Sequence[Run], second: Sequence[Run], metric: str = "test_accuracy", confidence: float = 0.95
+) -> PairedDifference:
     """Compares the last epochs of runs that share seeds.
 
     Raises ``LabError`` where the runs do not pair off: every seed of one must have its run in the other, equal in all but
@@ -137,7 +154,9 @@ def make_pairs(first: Sequence[Run], second: Sequence[Run]) -> list[tuple[Run, R
     """Runs that share a seed, by seed. Raises ``LabError`` as ``paired_difference`` does."""
     first, second = sorted(first, key=_pairing), sorted(second, key=_pairing)
     if not first or [_pairing(run) for run in first] != [_pairing(run) for run in second]:
-        raise LabError("Прогоны двух оптимизаторов не образуют пар: обучите оба с одинаковыми зёрнами и настройками.")
+        raise LabError(
+            "Прогоны двух оптимизаторов не образуют пар: обучите оба с одинаковыми зёрнами и настройками."
+        )
     return list(zip(first, second, strict=True))
 
 
@@ -146,7 +165,9 @@ def describe_differences(differences: Sequence[float], confidence: float = 0.95)
     values = np.asarray(differences, dtype=float)
     mean, pairs = float(values.mean()), len(values)
     if pairs == 1:
-        return PairedDifference(mean, np.nan, -np.inf, np.inf, 1.0, -np.inf, np.inf, 1.0, np.nan, 1, confidence)
+        return PairedDifference(
+            mean, np.nan, -np.inf, np.inf, 1.0, -np.inf, np.inf, 1.0, np.nan, 1, confidence
+        )
     deviation = float(values.std(ddof=1))
     low, high, p_value = mean, mean, float(mean == 0)  # of differences all alike, which have no t
     if np.ptp(values) > 1e-12:
@@ -154,7 +175,18 @@ def describe_differences(differences: Sequence[float], confidence: float = 0.95)
         (low, high), p_value = test.confidence_interval(confidence), test.pvalue
     exact = exact_interval(values, confidence)
     detectable = detectable_difference(deviation, pairs, confidence)
-    return PairedDifference(mean, deviation, float(low), float(high), float(p_value), *exact, sign_flip_p(values), detectable, pairs, confidence)
+    return PairedDifference(
+        mean,
+        deviation,
+        float(low),
+        float(high),
+        float(p_value),
+        *exact,
+        sign_flip_p(values),
+        detectable,
+        pairs,
+        confidence,
+    )
 
 
 def exact_interval(differences: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
@@ -181,11 +213,15 @@ def sign_flip_p(differences: Sequence[float]) -> float:
     All 2^n of them to n = 13, else 10 000 random ones. At least 2 / 2^n: five pairs cannot go below 0.0625.
     """
     values = np.asarray(differences, dtype=float)
-    test = stats.permutation_test((values,), np.mean, permutation_type="samples", n_resamples=10_000, random_state=0)
+    test = stats.permutation_test(
+        (values,), np.mean, permutation_type="samples", n_resamples=10_000, random_state=0
+    )
     return float(test.pvalue)
 
 
-def detectable_difference(deviation: float, pairs: int, confidence: float = 0.95, power: float = 0.8) -> float:
+def detectable_difference(
+    deviation: float, pairs: int, confidence: float = 0.95, power: float = 0.8
+) -> float:
     """The true mean difference that a paired t test of ``pairs`` pairs, of standard deviation ``deviation``, finds with a chance of ``power``."""
     freedom = pairs - 1
     critical = stats.t.ppf((1 + confidence) / 2, freedom)
@@ -193,7 +229,9 @@ def detectable_difference(deviation: float, pairs: int, confidence: float = 0.95
         return np.nan  # nothing would have been shown
 
     def lacking(shift: float) -> float:
-        return stats.nct.sf(critical, freedom, shift) - power  # the chance to find the wrong sign is a few millionths
+        return (
+            stats.nct.sf(critical, freedom, shift) - power
+        )  # the chance to find the wrong sign is a few millionths
 
     return float(optimize.brentq(lacking, 0, 3 * critical + 3) * deviation / np.sqrt(pairs))
 
@@ -212,10 +250,14 @@ def mcnemar(first: Run, second: Run) -> McNemar:
     It asks about these two trained networks; only several seeds tell about the optimizers. Raises ``LabError`` for other pictures.
     """
     if not first.predictions["label"].equals(second.predictions["label"]):
-        raise LabError("Предсказания двух прогонов сделаны на разных снимках: сравнивайте прогоны одного набора.")
+        raise LabError(
+            "Предсказания двух прогонов сделаны на разных снимках: сравнивайте прогоны одного набора."
+        )
     right, other = (run.predictions["prediction"] == run.predictions["label"] for run in (first, second))
     only_first, only_second = int((right & ~other).sum()), int((other & ~right).sum())
-    p_value = stats.binomtest(only_first, only_first + only_second).pvalue if only_first + only_second else 1.0
+    p_value = (
+        stats.binomtest(only_first, only_first + only_second).pvalue if only_first + only_second else 1.0
+    )
     return McNemar(only_first, only_second, float(p_value))
 
 
@@ -223,7 +265,11 @@ def area_under_curve(run: Run) -> float:
     """Test accuracy averaged over the training, 0..1: the area under its curve over the epochs, divided by their number."""
     tested = run.history.dropna(subset="test_accuracy")
     epochs, accuracy = tested["epoch"], tested["test_accuracy"]
-    return float(integrate.trapezoid(accuracy, epochs) / (epochs.iloc[-1] - epochs.iloc[0])) if len(tested) > 1 else float(accuracy.iloc[0])
+    return (
+        float(integrate.trapezoid(accuracy, epochs) / (epochs.iloc[-1] - epochs.iloc[0]))
+        if len(tested) > 1
+        else float(accuracy.iloc[0])
+    )
 
 
 def reached(run: Run, accuracy: float) -> tuple[float, float]:

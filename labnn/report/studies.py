@@ -17,9 +17,19 @@ from typing import NamedTuple
 import torch
 
 from labnn.data import CarsData
-from labnn.errors import Diverged, LabError, check
-from labnn.experiment import OPTIMIZERS, ORIGINAL, Experiment, Run, make_batches, make_model, make_optimizer, run_name, run_or_load
-from labnn.progress import Standing, print_standing
+from labnn.experiment import (
+    OPTIMIZERS,
+    ORIGINAL,
+    Experiment,
+    Run,
+    make_batches,
+    make_model,
+    make_optimizer,
+    run_name,
+    run_or_load,
+)
+from labnn.kit.errors import Diverged, LabError, check
+from labnn.kit.progress import Standing, print_standing
 from labnn.train import keep_freed_memory, train_epoch
 
 
@@ -36,7 +46,11 @@ class Study(NamedTuple):
 
     def experiments(self) -> list[Experiment]:
         """All of them, the base first; seed by seed, so that a study cut short has every change at least once."""
-        return [replace(self.base, **change, seed=seed) for seed in range(self.seeds) for change in ({}, *self.changes)]
+        return [
+            replace(self.base, **change, seed=seed)
+            for seed in range(self.seeds)
+            for change in ({}, *self.changes)
+        ]
 
 
 _CROPS = {"min_crop_area": 0.5, "mirror": True, "colour": 0.3}
@@ -45,7 +59,12 @@ _PLAIN = {"init": "he", "logits_relu": False}
 
 STUDIES = {
     # The laboratory work that this one replaces, on smaller photos; and the same ten epochs with batch norm.
-    "collapse": Study(replace(ORIGINAL, image_size=96), [{"optimizer": "amsgrad"}, {"optimizer": "amsgrad", "batch_norm": True}], 1, False),
+    "collapse": Study(
+        replace(ORIGINAL, image_size=96),
+        [{"optimizer": "amsgrad"}, {"optimizer": "amsgrad", "batch_norm": True}],
+        1,
+        False,
+    ),
     # Why it did not learn: one cause at a time, then together.
     "causes": Study(
         replace(ORIGINAL, optimizer="amsgrad", image_size=64, epochs=8),
@@ -107,7 +126,11 @@ def run_all(
     check("processes", processes, int, 1, 1024)
     for experiment in {replace(e, seed=0, optimizer="", lr=1.0) for e in experiments}:
         make_batches(experiment, data, cache_dir)  # decoded once, before the processes could all begin to
-    recorded = {index for index, experiment in enumerate(experiments) if (Path(runs_dir) / run_name(experiment, data)).exists()}
+    recorded = {
+        index
+        for index, experiment in enumerate(experiments)
+        if (Path(runs_dir) / run_name(experiment, data)).exists()
+    }
     tally = _Tally([experiment.epochs for experiment in experiments], recorded, progress)
     jobs = [(index, experiment, data, runs_dir, cache_dir) for index, experiment in enumerate(experiments)]
     runs: dict[int, Run] = {}
@@ -137,7 +160,13 @@ def run_all(
 
 
 def fastest_processes(
-    experiment: Experiment, data: CarsData, *, cache_dir: str | Path, devices: Sequence[str] = ("cpu",), most: int | None = None, steps: int = 20
+    experiment: Experiment,
+    data: CarsData,
+    *,
+    cache_dir: str | Path,
+    devices: Sequence[str] = ("cpu",),
+    most: int | None = None,
+    steps: int = 20,
 ) -> tuple[int, dict[int, float]]:
     """How many runs at once train most images a second, measured: 1, 2, 4, ... ``most`` processes until more bring less than 5 %.
 
@@ -151,7 +180,9 @@ def fastest_processes(
     while processes <= most:
         with _pool(processes, devices) as (pool, _):
             probes = [pool.submit(_time_steps, experiment, data, cache_dir, steps) for _ in range(processes)]
-            rates[processes] = processes * steps * experiment.batch_size / max(probe.result() for probe in probes)
+            rates[processes] = (
+                processes * steps * experiment.batch_size / max(probe.result() for probe in probes)
+            )
         if rates[processes] < 1.05 * rates[best] and processes > 1:
             break
         best, processes = processes, 2 * processes
@@ -169,11 +200,15 @@ class _Tally:
 
     def reached(self, index: int, epoch: int, finished: Run | None = None) -> None:
         if epoch > self.done[index] and index not in self.recorded:
-            self.trained += 1  # a run that goes on from a checkpoint comes in at a later epoch: it has trained one
+            self.trained += (
+                1  # a run that goes on from a checkpoint comes in at a later epoch: it has trained one
+            )
         self.done[index] = max(self.done[index], epoch)
         left = sum(self.epochs) - sum(self.done)
         seconds = (time.perf_counter() - self.start) / self.trained * left if self.trained else None
-        self.progress(Standing(self.runs, len(self.epochs), sum(self.done), sum(self.epochs), seconds, finished))
+        self.progress(
+            Standing(self.runs, len(self.epochs), sum(self.done), sum(self.epochs), seconds, finished)
+        )
 
     def ended(self, index: int, run: Run | None) -> None:
         self.runs += 1
@@ -188,14 +223,24 @@ _worker: dict = {}
 def _pool(processes: int, devices: Sequence[str]) -> Iterator[tuple[ProcessPoolExecutor, SimpleQueue]]:
     """A pool and its events; an error or Ctrl-C that leaves the block ends the runs in work after the epoch that they are in."""
     threads = max(torch.get_num_threads() // processes, 1)
-    spawn = multiprocessing.get_context("spawn")  # a forked process could hang in the parent's OpenMP or CUDA state
+    spawn = multiprocessing.get_context(
+        "spawn"
+    )  # a forked process could hang in the parent's OpenMP or CUDA state
     places, events = spawn.SimpleQueue(), spawn.SimpleQueue()
     for index in range(processes):
         places.put(devices[index % len(devices)])
-    added = {name: function for name, function in OPTIMIZERS.items() if function.__module__ != Experiment.__module__}
+    added = {
+        name: function
+        for name, function in OPTIMIZERS.items()
+        if function.__module__ != Experiment.__module__
+    }
     for name, function in added.items():
-        if function.__module__ == "__main__" or "<" in function.__qualname__:  # no other process could import it
-            raise LabError(f"Функция оптимизатора «{name}» другим процессам не видна: положите её в свой модуль .py или задайте processes=1.")
+        if (
+            function.__module__ == "__main__" or "<" in function.__qualname__
+        ):  # no other process could import it
+            raise LabError(
+                f"Функция оптимизатора «{name}» другим процессам не видна: положите её в свой модуль .py или задайте processes=1."
+            )
     stop = spawn.Event()
     start = (threads, places, events, spawn.Barrier(processes), stop, added)
     pool = ProcessPoolExecutor(processes, mp_context=spawn, initializer=_start_worker, initargs=start)
@@ -203,13 +248,17 @@ def _pool(processes: int, devices: Sequence[str]) -> Iterator[tuple[ProcessPoolE
         yield pool, events
     except BrokenProcessPool:
         reason = "Процесс обучения погиб, возможно, не хватило памяти"
-        raise LabError(f"{reason}: повторите с меньшим processes или batch_size, готовое сохранено.") from None
+        raise LabError(
+            f"{reason}: повторите с меньшим processes или batch_size, готовое сохранено."
+        ) from None
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker(threads: int, places: SimpleQueue, events: SimpleQueue, barrier: Barrier, stop: Event, optimizers: dict) -> None:
+def _start_worker(
+    threads: int, places: SimpleQueue, events: SimpleQueue, barrier: Barrier, stop: Event, optimizers: dict
+) -> None:
     torch.set_num_threads(threads)
     OPTIMIZERS.update(optimizers)
     _worker.update(device=places.get(), events=events, barrier=barrier, stop=stop)
@@ -225,7 +274,14 @@ def _run_in_pool(index: int, *job) -> Run:
     return _run(*job, _worker["device"], reached)
 
 
-def _run(experiment: Experiment, data: CarsData, runs_dir: Path, cache_dir: Path, device: str, reached: Callable[[int], None]) -> Run:
+def _run(
+    experiment: Experiment,
+    data: CarsData,
+    runs_dir: Path,
+    cache_dir: Path,
+    device: str,
+    reached: Callable[[int], None],
+) -> Run:
     """One run that tells only the epochs it has reached: several at once would print into one another."""
 
     def progress(rows: list[dict], epochs: int) -> None:
@@ -237,8 +293,12 @@ def _run(experiment: Experiment, data: CarsData, runs_dir: Path, cache_dir: Path
 def _time_steps(experiment: Experiment, data: CarsData, cache_dir: Path, steps: int) -> float:
     """Seconds of ``steps`` training steps, begun by all workers together."""
     keep_freed_memory()
-    model = make_model(experiment, len(data.class_names), _worker["device"]).to(memory_format=torch.channels_last)
-    batches = chain.from_iterable(repeat(make_batches(experiment, data, cache_dir, _worker["device"])[0]))  # epoch after epoch
+    model = make_model(experiment, len(data.class_names), _worker["device"]).to(
+        memory_format=torch.channels_last
+    )
+    batches = chain.from_iterable(
+        repeat(make_batches(experiment, data, cache_dir, _worker["device"])[0])
+    )  # epoch after epoch
     optimizer, _ = make_optimizer(experiment, model, steps)
     train_epoch(model, optimizer, islice(batches, 3))
     _worker["barrier"].wait()

@@ -80,19 +80,25 @@ def signal_by_layer(model: nn.Module, images: Tensor, labels: Tensor | None = No
     """
     model = copy.deepcopy(model).float().train()
     spreads: dict[str, float] = {}
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))}
+    layers = {
+        name: module for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))
+    }
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.eval()
         if name in layers:
             module.register_forward_hook(
-                lambda _module, _inputs, output, name=name: spreads.__setitem__(name, output.detach().var(dim=0).mean().sqrt().item())
+                lambda _module, _inputs, output, name=name: spreads.__setitem__(
+                    name, output.detach().var(dim=0).mean().sqrt().item()
+                )
             )
     logits = model(images)
     table = pd.DataFrame({"layer": spreads.keys(), "spread": spreads.values()})
     if labels is not None:
         F.cross_entropy(logits, labels).backward()
-        table["gradient"] = [(layers[name].weight.grad.norm() / layers[name].weight.norm()).item() for name in table["layer"]]
+        table["gradient"] = [
+            (layers[name].weight.grad.norm() / layers[name].weight.norm()).item() for name in table["layer"]
+        ]
     return table
 
 
@@ -108,7 +114,10 @@ def maximum_binding(optimizer: Optimizer) -> dict[str, float]:
         for state in (optimizer.state[parameter] for parameter in group["params"]):
             if "max_exp_avg_sq" in state:
                 correction = 1 - group["betas"][1] ** state["step"].item()
-                present, largest = ((state[name] / correction).sqrt() + group["eps"] for name in ("exp_avg_sq", "max_exp_avg_sq"))
+                present, largest = (
+                    (state[name] / correction).sqrt() + group["eps"]
+                    for name in ("exp_avg_sq", "max_exp_avg_sq")
+                )
                 ratios.append((present / largest).flatten())
     if not ratios:
         return {}
@@ -128,11 +137,15 @@ def near_duplicates(first: np.ndarray, second: np.ndarray, threshold: float = 0.
     mirrored = first.view(-1, 3, 32, 32).flip(3).flatten(1)
     correlation = torch.maximum(first @ second.T, mirrored @ second.T)
     pairs = (correlation >= threshold).nonzero()
-    table = pd.DataFrame({"first": pairs[:, 0], "second": pairs[:, 1], "correlation": correlation[pairs[:, 0], pairs[:, 1]]})
+    table = pd.DataFrame(
+        {"first": pairs[:, 0], "second": pairs[:, 1], "correlation": correlation[pairs[:, 0], pairs[:, 1]]}
+    )
     return table.sort_values("correlation", ascending=False, ignore_index=True)
 
 
 def _small_and_standard(images: np.ndarray) -> Tensor:
-    parts = torch.from_numpy(images).permute(0, 3, 1, 2).split(256)  # not all at once: floats take four times the bytes
+    parts = (
+        torch.from_numpy(images).permute(0, 3, 1, 2).split(256)
+    )  # not all at once: floats take four times the bytes
     pixels = torch.cat([F.interpolate(part.float(), (32, 32), mode="area") for part in parts]).flatten(1)
     return F.normalize(pixels - pixels.mean(dim=1, keepdim=True), dim=1)

@@ -17,11 +17,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import ExifTags, Image
 
+from labnn.cars.layouts import (
+    Official,
+    find_dataset,
+    official_classes,
+    read_boxes,
+    same_name,
+    write_annotations,
+)
 from labnn.data import CarsData, open_dataset
-from labnn.errors import LabError, as_path
-from labnn.files import alone, is_full, readable, told
-from labnn.layouts import Official, find_dataset, official_classes, read_boxes, same_name, write_annotations
-from labnn.progress import print_download
+from labnn.kit.errors import LabError, as_path
+from labnn.kit.files import alone, is_full, readable, told
+from labnn.kit.progress import print_download
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # in a notebook without widgets their progress bars complain
@@ -31,9 +38,17 @@ with warnings.catch_warnings():
     from huggingface_hub.utils import disable_progress_bars
 
 _REPOSITORY, _REVISION = "tanganke/stanford_cars", "9abf6cf7d6dfa7b95152a0d6e791ea9435b47a40"
-_PARQUET = {part: [f"data/{part}-0000{number}-of-00002.parquet" for number in (0, 1)] for part in ("train", "test")}
-_KAGGLE = ("rickyyyyyyy/torchvision-stanford-cars", "eduardo4jesus/stanford-cars-dataset", "cyizhuo/stanford-cars-by-classes-folder")
-_BOXES = {part: f"car_devkit/devkit/cars_{part}_annos.mat" for part in ("train", "test")}  # in the second of them
+_PARQUET = {
+    part: [f"data/{part}-0000{number}-of-00002.parquet" for number in (0, 1)] for part in ("train", "test")
+}
+_KAGGLE = (
+    "rickyyyyyyy/torchvision-stanford-cars",
+    "eduardo4jesus/stanford-cars-dataset",
+    "cyizhuo/stanford-cars-by-classes-folder",
+)
+_BOXES = {
+    part: f"car_devkit/devkit/cars_{part}_annos.mat" for part in ("train", "test")
+}  # in the second of them
 
 
 class _Unfit(Exception):
@@ -67,7 +82,9 @@ def download(
             return _present(root, official)
         unfinished, packed = (root.with_name(f".{root.name}.{state}") for state in ("unfinished", "download"))
         _check_space(root.parent, 2 * official.photo_bytes - _size(packed))
-        sources = {"Hugging Face": partial(_from_huggingface, packed=packed, endpoint=endpoint, progress=progress)}
+        sources = {
+            "Hugging Face": partial(_from_huggingface, packed=packed, endpoint=endpoint, progress=progress)
+        }
         sources |= {f"Kaggle ({handle})": partial(_from_kaggle, handle) for handle in _KAGGLE}
         try:
             _first_that_answers(sources, unfinished, official, root)
@@ -93,10 +110,14 @@ def _present(root: Path, official: Official) -> CarsData:
         data = open_dataset(root)
         _check_classes(data.class_names, official)
     except _Unfit as error:
-        raise LabError(f"Место {root} занято другим набором, не Stanford Cars ({error}): укажите другое.") from None
+        raise LabError(
+            f"Место {root} занято другим набором, не Stanford Cars ({error}): укажите другое."
+        ) from None
     except LabError as error:
         found = str(error).partition(":")[0]
-        raise LabError(f"Место {root} занято, а целого набора там нет ({found}): освободите его или укажите другое.") from None
+        raise LabError(
+            f"Место {root} занято, а целого набора там нет ({found}): освободите его или укажите другое."
+        ) from None
     print(f"Набор уже есть, {_sizes(data)}: {root}; ничего не скачивалось.", flush=True)
     return data
 
@@ -151,17 +172,24 @@ def _reason(error: Exception) -> str:
     return f"источник негоден, {kind.__name__}: {str(error).partition(chr(10))[0][:120]}"
 
 
-def _from_huggingface(folder: Path, official: Official, packed: Path, endpoint: str | None, progress: Callable[[int, int], None]) -> None:
+def _from_huggingface(
+    folder: Path, official: Official, packed: Path, endpoint: str | None, progress: Callable[[int, int], None]
+) -> None:
     files = _fetch(packed, endpoint, progress)
     try:
         labels = {part: _labels(files[part], part, official) for part in files}
         sizes = {part: np.array(list(_unpack(files[part], folder / f"cars_{part}"))) for part in files}
     except Exception as error:
-        if not isinstance(error, OSError):  # not the disk's doing: the files are not what they should be, and fetched anew next time
+        if not isinstance(
+            error, OSError
+        ):  # not the disk's doing: the files are not what they should be, and fetched anew next time
             shutil.rmtree(packed, ignore_errors=True)
         raise
     boxes = _official_boxes(labels, sizes) or {part: _whole(sizes[part]) for part in sizes}
-    parts = {part: ([_number(index) for index in range(len(labels[part]))], labels[part], boxes[part]) for part in files}
+    parts = {
+        part: ([_number(index) for index in range(len(labels[part]))], labels[part], boxes[part])
+        for part in files
+    }
     write_annotations(folder, parts, official.class_names)
 
 
@@ -173,14 +201,23 @@ def _fetch(packed: Path, endpoint: str | None, progress: Callable[[int, int], No
     files = {part: [packed / name for name in names] for part, names in _PARQUET.items()}
     absent = [path for paths in files.values() for path in paths if not path.exists()]
     address = partial(hf_hub_url, _REPOSITORY, repo_type="dataset", revision=_REVISION, endpoint=endpoint)
-    remote = {path: get_hf_file_metadata(address(path.relative_to(packed).as_posix()), endpoint=endpoint) for path in absent}
-    total = sum(remote[path].size if path in remote else path.stat().st_size for paths in files.values() for path in paths)
+    remote = {
+        path: get_hf_file_metadata(address(path.relative_to(packed).as_posix()), endpoint=endpoint)
+        for path in absent
+    }
+    total = sum(
+        remote[path].size if path in remote else path.stat().st_size
+        for paths in files.values()
+        for path in paths
+    )
     for path, metadata in remote.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         partial_file = path.with_name(f"{path.name}.part")
         with _Counted(io.FileIO(partial_file, "ab"), lambda: progress(_size(packed), total)) as file:
             if (start := file.seek(0, os.SEEK_END)) < metadata.size:
-                http_get(address(path.relative_to(packed).as_posix()), file, resume_size=start)  # not metadata.location, which expires
+                http_get(
+                    address(path.relative_to(packed).as_posix()), file, resume_size=start
+                )  # not metadata.location, which expires
         try:
             _check_file(partial_file, metadata)
         except _Unfit:
@@ -253,7 +290,9 @@ def _pictures(file: Path) -> Iterator[bytes]:
         raise _Unfit(f"файл {file.name} не читается: {type(error).__name__}") from None
 
 
-def _official_boxes(labels: dict[str, np.ndarray], sizes: dict[str, np.ndarray]) -> dict[str, np.ndarray] | None:
+def _official_boxes(
+    labels: dict[str, np.ndarray], sizes: dict[str, np.ndarray]
+) -> dict[str, np.ndarray] | None:
     """The official boxes, if they can be had and the photos stand in their order: labels agree, and boxes lie on their photos."""
     boxes = {}
     try:
@@ -299,7 +338,9 @@ def _check_counts(labels: np.ndarray, part: str, official: Official) -> None:
     if labels.min() < 0:
         raise _Unfit(f"в части {part} есть метка {labels.min()}")
     counts = np.bincount(labels, minlength=len(expected))
-    for name, count, right in zip(official.class_names, counts, expected, strict=False):  # the totals agree, so one of these differs
+    for name, count, right in zip(
+        official.class_names, counts, expected, strict=False
+    ):  # the totals agree, so one of these differs
         if count != right:
             raise _Unfit(f"в части {part} у класса «{name}» снимков {count}, а должно быть {right}")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from labnn.errors import LabError
+from labnn.kit.errors import LabError
 
 
 @contextmanager
@@ -61,8 +61,12 @@ def told(path: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         if is_full(error):
-            raise LabError(f"Файл {path} не помещается на диск: освободите место и повторите, записанное раньше цело.") from None
-        raise LabError(f"Нельзя записать {path} ({error.strerror or error}): укажите другую папку или разрешите в неё запись.") from None
+            raise LabError(
+                f"Файл {path} не помещается на диск: освободите место и повторите, записанное раньше цело."
+            ) from None
+        raise LabError(
+            f"Нельзя записать {path} ({error.strerror or error}): укажите другую папку или разрешите в неё запись."
+        ) from None
 
 
 def remove_unfinished(path: Path) -> None:
@@ -94,4 +98,6 @@ def readable(path: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         place = error.filename or path
-        raise LabError(f"Нельзя прочитать {place} ({error.strerror or error}): разрешите чтение или укажите другую папку.") from None
+        raise LabError(
+            f"Нельзя прочитать {place} ({error.strerror or error}): разрешите чтение или укажите другую папку."
+        ) from None

@@ -12,8 +12,8 @@ import numpy as np
 import scipy.io
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from labnn.errors import LabError
-from labnn.matfile import MatError, read_mat
+from labnn.cars.matfile import MatError, read_mat
+from labnn.kit.errors import LabError
 
 BOX = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
 _ANNOTATIONS = {"train": "devkit/cars_train_annos.mat", "test": "cars_test_annos_withlabels.mat"}
@@ -47,7 +47,12 @@ def official_classes() -> Official:
     """The 196 classes of Stanford Cars, counted in the official annotations; the size is TensorFlow Datasets' (cars196: 1.82 GiB)."""
     with open(Path(__file__).with_name("stanford_cars.csv"), encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    return Official([row["class"] for row in rows], [int(row["train"]) for row in rows], [int(row["test"]) for row in rows], 1_960_000_000)
+    return Official(
+        [row["class"] for row in rows],
+        [int(row["train"]) for row in rows],
+        [int(row["test"]) for row in rows],
+        1_960_000_000,
+    )
 
 
 def read_annotations(file: Path, images_dir: Path, class_names: Sequence[str] | None = None) -> Listing:
@@ -58,7 +63,9 @@ def read_annotations(file: Path, images_dir: Path, class_names: Sequence[str] | 
     """
     records = _records(file, "fname")
     folder = images_dir.resolve()
-    return _listing(records, records["fname"], file, images_dir, class_names, (folder.parent.name, folder.name))
+    return _listing(
+        records, records["fname"], file, images_dir, class_names, (folder.parent.name, folder.name)
+    )
 
 
 def read_boxes(file: Path) -> tuple[np.ndarray, np.ndarray | None]:
@@ -89,10 +96,14 @@ def find_dataset(root: Path) -> tuple[Listing, Listing, list[str]]:
     )
 
 
-def write_annotations(root: Path, parts: dict[str, tuple[Sequence[str], np.ndarray, np.ndarray]], class_names: Sequence[str]) -> None:
+def write_annotations(
+    root: Path, parts: dict[str, tuple[Sequence[str], np.ndarray, np.ndarray]], class_names: Sequence[str]
+) -> None:
     """Writes the three ``.mat`` files of torchvision's layout into ``root``; ``parts`` gives names, labels from 0 and boxes of each part."""
     (root / "devkit").mkdir(parents=True, exist_ok=True)
-    scipy.io.savemat(root / "devkit" / "cars_meta.mat", {"class_names": np.array([class_names], dtype=object)})
+    scipy.io.savemat(
+        root / "devkit" / "cars_meta.mat", {"class_names": np.array([class_names], dtype=object)}
+    )
     for part, (names, labels, boxes) in parts.items():
         records = np.empty((1, len(names)), dtype=[(field, object) for field in (*BOX, "class", "fname")])
         for index, (name, label, box) in enumerate(zip(names, labels, boxes, strict=True)):
@@ -110,7 +121,9 @@ def _bases(root: Path) -> Iterator[Path]:
         yield root
         if not root.is_dir():
             return
-        folders = [entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")]
+        folders = [
+            entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")
+        ]
         if "stanford_cars" not in folders and len(folders) != 1:
             return
         root = root / ("stanford_cars" if "stanford_cars" in folders else folders[0])
@@ -133,9 +146,14 @@ def _torchvision(base: Path) -> tuple[Listing, Listing, list[str]] | None:
     class_names = _class_names(devkit / "cars_meta.mat")
     test = _ANNOTATIONS["test"]
     # "(1)" is how the file is called in the copies on Kaggle
-    files = {"train": devkit / "cars_train_annos.mat", "test": _first(base / test, devkit / test, base / test.replace(".", " (1)."))}
+    files = {
+        "train": devkit / "cars_train_annos.mat",
+        "test": _first(base / test, devkit / test, base / test.replace(".", " (1).")),
+    }
     train, test = (
-        read_annotations(file, _nested(base / f"cars_{part}"), class_names)._replace(origin=(base.resolve().name, part))
+        read_annotations(file, _nested(base / f"cars_{part}"), class_names)._replace(
+            origin=(base.resolve().name, part)
+        )
         for part, file in files.items()
     )
     return train, test, class_names
@@ -152,8 +170,13 @@ def _single_file(base: Path) -> tuple[Listing, Listing, list[str]] | None:
         )
     class_names = _class_names(file)
     records = _records(file, "relative_im_path", "test")
-    names = [name.removeprefix("car_ims/") if isinstance(name, str) else name for name in records["relative_im_path"]]
-    whole = _listing(records, names, file, _nested(base / "car_ims"), class_names, (base.resolve().name, "train"))
+    names = [
+        name.removeprefix("car_ims/") if isinstance(name, str) else name
+        for name in records["relative_im_path"]
+    ]
+    whole = _listing(
+        records, names, file, _nested(base / "car_ims"), class_names, (base.resolve().name, "train")
+    )
     in_test = _integers(records, "test", file).astype(bool)
     parts = []
     for part, chosen in (("train", ~in_test), ("test", in_test)):
@@ -161,7 +184,15 @@ def _single_file(base: Path) -> tuple[Listing, Listing, list[str]] | None:
         if not indices.size:
             raise LabError(f"В файле разметки {file} часть {part} пуста: скачайте его заново.")
         some = [names[index] for index in indices]
-        parts.append(Listing(whole.images_dir, some, whole.labels[indices], whole.boxes[indices], (base.resolve().name, part)))
+        parts.append(
+            Listing(
+                whole.images_dir,
+                some,
+                whole.labels[indices],
+                whole.boxes[indices],
+                (base.resolve().name, part),
+            )
+        )
     return *parts, class_names
 
 
@@ -181,14 +212,20 @@ def _class_folders(base: Path) -> tuple[Listing, Listing, list[str]] | None:
         parts.append(Listing(base / part, names, labels, None, (base.resolve().name, part)))
     strangers = sorted(set(parts[1].labels.tolist()) - set(parts[0].labels.tolist()))
     if strangers:
-        raise LabError(f"В папке {base / 'train'} нет снимков класса «{class_names[strangers[0]]}», а в test они есть: доложите их.")
+        raise LabError(
+            f"В папке {base / 'train'} нет снимков класса «{class_names[strangers[0]]}», а в test они есть: доложите их."
+        )
     return *parts, class_names
 
 
 def _photos(folder: Path) -> list[str]:
     """Paths of all photos in the folders below ``folder``, relative to it, with "/", sorted."""
     found = [Path(place, name).relative_to(folder) for place, _, names in os.walk(folder) for name in names]
-    return sorted(path.as_posix() for path in found if len(path.parts) > 1 and path.name.lower().endswith(IMG_EXTENSIONS))
+    return sorted(
+        path.as_posix()
+        for path in found
+        if len(path.parts) > 1 and path.name.lower().endswith(IMG_EXTENSIONS)
+    )
 
 
 def _order(folders: list[str], base: Path) -> tuple[list[str], dict[str, int]]:
@@ -198,7 +235,9 @@ def _order(folders: list[str], base: Path) -> tuple[list[str], dict[str, int]]:
     if not known:
         return folders, {folder: index for index, folder in enumerate(folders)}
     if unknown := [folder for folder in folders if folder not in known]:
-        raise LabError(f"В папке {base} класса «{unknown[0]}» нет среди классов Stanford Cars, а остальные ({len(known)}) есть: переименуйте его.")
+        raise LabError(
+            f"В папке {base} класса «{unknown[0]}» нет среди классов Stanford Cars, а остальные ({len(known)}) есть: переименуйте его."
+        )
     if len(set(known.values())) < len(known):
         twice = Counter(name for _, name in known.values()).most_common(1)[0][0]
         raise LabError(f"В папке {base} класс «{twice}» лежит в двух папках: объедините их.")
@@ -218,7 +257,14 @@ def _records(file: Path, name_field: str, *more: str) -> dict[str, list]:
     return records
 
 
-def _listing(records: dict[str, list], names: list[str], file: Path, images_dir: Path, class_names: Sequence[str] | None, origin) -> Listing:
+def _listing(
+    records: dict[str, list],
+    names: list[str],
+    file: Path,
+    images_dir: Path,
+    class_names: Sequence[str] | None,
+    origin,
+) -> Listing:
     labels = _integers(records, "class", file) - 1
     boxes = np.stack([_integers(records, field, file) for field in BOX], axis=1)
     _check_labels(labels, names, class_names, file)
@@ -236,7 +282,9 @@ def _integers(records: dict[str, list], field: str, file: Path) -> np.ndarray:
             raise ValueError(f"{field} = {values[wrong][0]}")
         return values.astype(np.int64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise LabError(f"В файле разметки {file} класс или рамка не целое число ({error}): исправьте его или скачайте заново.") from None
+        raise LabError(
+            f"В файле разметки {file} класс или рамка не целое число ({error}): исправьте его или скачайте заново."
+        ) from None
 
 
 def _load_mat(path: Path, name: str) -> Any:
@@ -245,23 +293,36 @@ def _load_mat(path: Path, name: str) -> Any:
     try:
         content = read_mat(path)
     except NotImplementedError:
-        raise LabError(f"Файл разметки {path} записан как MATLAB v7.3: возьмите официальный файл или сохраните его в MATLAB с ключом -v7.") from None
+        raise LabError(
+            f"Файл разметки {path} записан как MATLAB v7.3: возьмите официальный файл или сохраните его в MATLAB с ключом -v7."
+        ) from None
     except (OSError, MatError) as error:
         raise LabError(f"Файл разметки {path} не читается как .mat ({error}): скачайте его заново.") from None
     if name not in content:
-        raise LabError(f"В файле {path} нет переменной {name}: это не файл разметки Stanford Cars, скачайте его заново.")
+        raise LabError(
+            f"В файле {path} нет переменной {name}: это не файл разметки Stanford Cars, скачайте его заново."
+        )
     return content[name]
 
 
 def _class_names(file: Path) -> list[str]:
     names = _load_mat(file, "class_names")
     names = [names] if isinstance(names, str) else names
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
-        raise LabError(f"В файле {file} названия классов должны быть строками, непустыми и разными: скачайте его заново.")
+    if (
+        not isinstance(names, list)
+        or not names
+        or not all(isinstance(name, str) and name for name in names)
+        or len(set(names)) < len(names)
+    ):
+        raise LabError(
+            f"В файле {file} названия классов должны быть строками, непустыми и разными: скачайте его заново."
+        )
     return names
 
 
-def _check_labels(labels: np.ndarray, names: list[str], class_names: Sequence[str] | None, file: Path) -> None:
+def _check_labels(
+    labels: np.ndarray, names: list[str], class_names: Sequence[str] | None, file: Path
+) -> None:
     limit = len(class_names) if class_names is not None else np.inf
     wrong = np.flatnonzero((labels < 0) | (labels >= limit))
     if wrong.size:
@@ -273,6 +334,10 @@ def _check_labels(labels: np.ndarray, names: list[str], class_names: Sequence[st
 def _check_names(names: list[str], file: Path) -> None:
     for name in names:
         if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\\0"):
-            raise LabError(f"В файле {file} имя снимка {name!r} ведёт за пределы папки снимков: исправьте его или скачайте разметку заново.")
+            raise LabError(
+                f"В файле {file} имя снимка {name!r} ведёт за пределы папки снимков: исправьте его или скачайте разметку заново."
+            )
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
-        raise LabError(f"В файле {file} снимок {repeated[0]} описан дважды (таких снимков: {len(repeated)}): оставьте по одной записи на снимок.")
+        raise LabError(
+            f"В файле {file} снимок {repeated[0]} описан дважды (таких снимков: {len(repeated)}): оставьте по одной записи на снимок."
+        )

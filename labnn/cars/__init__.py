@@ -1,0 +1,1 @@
+"""Where the photos come from: layouts on disk, the reader of annotations, the download."""

@@ -1,0 +1,1 @@
+"""The science and the report: protocol, statistics, studies, tables, words, figures, files."""
