@@ -27,7 +27,7 @@ from labnn.kit.errors import LabError
 from labnn.kit.files import written_whole
 from labnn.kit.progress import print_standing
 from labnn.report.compare import GRID, Protocol, last
-from labnn.report.studies import STUDIES, fastest_processes, run_all
+from labnn.report.studies import STUDIES
 from labnn.report.tables import (
     changes,
     number,
@@ -41,6 +41,7 @@ from labnn.report.tables import (
     verdict,
 )
 from labnn.report.write import start_signals, write_recorded, write_report, write_studies
+from labnn.runner import fastest_processes, run_all
 
 _HELP = {
     "optimizer": f"оптимизатор: {', '.join(OPTIMIZERS)}",

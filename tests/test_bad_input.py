@@ -22,7 +22,7 @@ from labnn.experiment import Experiment, run_or_load
 from labnn.kit.errors import LabError
 from labnn.model import SqueezeNet
 from labnn.report.compare import Protocol
-from labnn.report.studies import run_all
+from labnn.runner import run_all
 from labnn.train import train_test
 
 TRAIN, TEST, META = "devkit/cars_train_annos.mat", "cars_test_annos_withlabels.mat", "devkit/cars_meta.mat"

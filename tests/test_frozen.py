@@ -22,7 +22,9 @@ def test_recorded_run_keeps_its_name_and_its_last_figures(place):
 
 def test_short_training_gives_the_history_that_it_always_gave(tiny_root, tmp_path):
     """To the last digit on the machine where it was frozen; elsewhere arithmetic differs, and the first loss is near."""
-    experiment = Experiment("amsgrad", epochs=3, image_size=32, start_size=0, batch_size=4, ema_decay=0.9, seed=1)
+    experiment = Experiment(
+        "amsgrad", epochs=3, image_size=32, start_size=0, batch_size=4, ema_decay=0.9, seed=1
+    )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -10,8 +10,9 @@ from labnn.__main__ import main
 from labnn.data import open_dataset
 from labnn.experiment import OPTIMIZERS, Experiment, load_runs
 from labnn.kit.errors import LabError
-from labnn.report.studies import STUDIES, Study, fastest_processes, run_all
+from labnn.report.studies import STUDIES, Study
 from labnn.report.tables import changes
+from labnn.runner import fastest_processes, run_all
 
 SMALL = Experiment(epochs=1, image_size=32, batch_size=8, test_size=0)
 

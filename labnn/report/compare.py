@@ -16,7 +16,7 @@ from scipy import integrate, optimize, stats
 from labnn.data import CarsData
 from labnn.experiment import Experiment, Run, check_optimizer
 from labnn.kit.errors import LabError, check
-from labnn.report.studies import run_all
+from labnn.runner import run_all
 
 # Two points in each power of ten.
 GRID = (1e-4, 3.2e-4, 1e-3, 3.2e-3, 1e-2, 3.2e-2, 1e-1)
@@ -73,7 +73,7 @@ class Protocol:
         return replace(self.base, optimizer=optimizer, lr=lr, seed=seed, weight_decay=self.weight_decay)
 
     def tune(self, data: CarsData, runs_dir: str | Path, **options) -> list[Run]:
-        """Trains the tuning runs, or reads the recorded ones, in ``runs_dir``/tuning; ``options`` are those of ``studies.run_all``.
+        """Trains the tuning runs, or reads the recorded ones, in ``runs_dir``/tuning; ``options`` are those of ``runner.run_all``.
 
         Rates that diverge are left out. Raises ``LabError`` if an optimizer diverges with all.
         """
