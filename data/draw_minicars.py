@@ -1,7 +1,7 @@
 """Draws the data set MiniCars: drawn cars of ten body types, in the on-disk layout of Stanford Cars.
 
-``python data/draw_minicars.py [FOLDER]`` writes it to FOLDER, by default to ``minicars`` beside this file. Every picture
-depends only on the seed, its part and its number, so that any of them can be redrawn alone: ``draw_picture("train", 1)``.
+``python data/draw_minicars.py [FOLDER]`` writes it to FOLDER, by default to ``minicars`` beside this file.
+Every picture depends only on the seed, its part and its number: ``draw_picture("train", 1)`` draws one alone.
 """
 
 import colorsys
@@ -51,10 +51,11 @@ Range = tuple[float, float]
 class Body:
     """A body type seen from the side: decimetres, x from the rear bumper forward, y up from the ground.
 
-    ``wheels``: rear x, front x, radius, gap of the arch; ``lamps``: y of the tail and of the head lamp. ``profile`` runs over
-    the roof from the lower rear to the lower front corner; ``glass`` is the outline of the side windows, which ``pillars``
-    (x) divide; ``seams`` are the x of door edges, ``handles`` of door handles; ``screen`` an edge that carries a screen of
-    its own. ``behind`` and ``front`` are further shapes, drawn before and after the near side, with the key of their colour.
+    ``wheels``: rear x, front x, radius, gap of the arch; ``lamps``: y of the tail and of the head lamp.
+    ``profile`` runs over the roof from the lower rear to the lower front corner; ``glass`` is the outline of
+    the side windows, which ``pillars`` (x) divide; ``seams`` are the x of door edges, ``handles`` of door
+    handles; ``screen`` an edge that carries a screen of its own. ``behind`` and ``front`` are further shapes,
+    drawn before and after the near side, with the key of their colour.
     """
 
     name: str
@@ -118,7 +119,8 @@ BODIES = (
         seams=(11, 20.2, 30.6),
         handles=(12.6, 22),
         profile=path(
-            "0.4,3 0,5 0.2,8.8 1,9.7 7.5,10.1 13,13.8 16,14.5 23,14.6 26,14 32.5,10 42,8.8 45.4,7.2 46,5 45.6,2.8"
+            "0.4,3 0,5 0.2,8.8 1,9.7 7.5,10.1 13,13.8 16,14.5 23,14.6 26,14 32.5,10 42,8.8 "
+            "45.4,7.2 46,5 45.6,2.8"
         ),
         glass=path("9,10.2 13.6,13.3 16.5,13.8 22.5,13.8 25.5,13.3 30.6,10.2"),
         front=(("metal", rectangle(12.6, 6, 33, 7)),),
@@ -200,7 +202,8 @@ BODIES = (
         seams=(11.4, 19.6, 29),
         handles=(12.6, 21.4),
         profile=path(
-            "0.4,4.6 0,6.5 0.2,11.4 0.6,12.8 1.8,17 3.6,18 20,18.3 26,17.7 30.5,13 42.5,12.2 45.4,11 46,7.5 45.6,4.4"
+            "0.4,4.6 0,6.5 0.2,11.4 0.6,12.8 1.8,17 3.6,18 20,18.3 26,17.7 30.5,13 42.5,12.2 "
+            "45.4,11 46,7.5 45.6,4.4"
         ),
         glass=path("2.4,12.9 3.6,16.7 20,17.1 25.3,16.6 28.6,12.9"),
         behind=(("plastic", rectangle(-2.8, 6, 0.4, 13.4)),),
@@ -220,7 +223,8 @@ BODIES = (
         seams=(20.8, 28.8, 37.4),
         handles=(22.6, 30.4),
         profile=path(
-            "0.3,5 0,7 0.1,11.2 20.6,11.4 21.8,16.6 24,17.4 31,17.6 34.5,17 39,12.2 48.5,11.2 51.4,10 52,7 51.6,4.4"
+            "0.3,5 0,7 0.1,11.2 20.6,11.4 21.8,16.6 24,17.4 31,17.6 34.5,17 39,12.2 "
+            "48.5,11.2 51.4,10 52,7 51.6,4.4"
         ),
         glass=path("22.6,12.3 23.6,16.2 31,16.6 33.8,16.2 37,12.3"),
         front=(
@@ -274,11 +278,12 @@ BODIES = (
 
 
 class View:
-    """Where a car stands in the picture: its jittered proportions, heading, distance, slight perspective and tilt."""
+    """Where a car stands in the picture: proportions, heading, distance, slight perspective, tilt."""
 
     def __init__(self, rng: np.random.Generator, body: Body, canvas: tuple[int, int]):
         rear, front = body.wheels[:2]
-        # Both axes are stretched piece by piece, so that no feature has a fixed place; beyond the car, scale 1.
+        # Both axes are stretched piece by piece, so that no feature has a fixed place; beyond the car, scale
+        # 1.
         knots = np.array([0, rear, (rear + front) / 2, front, body.length])
         stretched = np.concatenate([[0], np.cumsum(np.diff(knots) * rng.uniform(0.75, 1.3, 4))])
         self._x_from, self._x_to = ([-20, *ends, ends[-1] + 20] for ends in (knots, stretched))
@@ -288,7 +293,8 @@ class View:
             [0, low, low + high, low + high + 20],
         )
         self._length, height = stretched[-1], low + high
-        # From the near side to the far side: how much of the front (x > 0) or of the rear, and of the roof, is seen.
+        # From the near side to the far side: how much of the front (x > 0) or of the rear, and of the roof,
+        # is seen.
         self._depth = np.array([rng.uniform(-13, 13), rng.uniform(0.5, 3.5)]) * height / 15
         full_length, full_height = self._length + abs(self._depth[0]), height + self._depth[1]
         self.scale = min(
@@ -307,7 +313,7 @@ class View:
     def place(
         self, points: Points, offset: Points = ((0, 0),), depth: float = 0.0
     ) -> list[tuple[float, float]]:
-        """Canvas points of car points; ``offset`` (decimetres) is kept out of the jitter, ``depth`` 1 is the car's far side."""
+        """Canvas points of car points; ``offset`` is not jittered, ``depth`` 1 is the far side."""
         x, y = np.asarray(points, dtype=float).T
         stretched = np.stack(
             [np.interp(x, self._x_from, self._x_to), np.interp(y, self._y_from, self._y_to)], axis=1
@@ -354,7 +360,7 @@ class Brush:
     def circle(
         self, x: float, y: float, radius: float, colour: Colour, offset: Point = (0, 0), depth: float = 0
     ) -> None:
-        """A circle about a car point, or ``offset`` decimetres from it, that jittered proportions leave round."""
+        """A circle about a car point, or ``offset`` decimetres from it, that stays round."""
         angle = np.linspace(0, 2 * np.pi, 32, endpoint=False)
         ring = np.asarray(offset) + radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
         self._draw.polygon(self._view.place([(x, y)], offset=ring, depth=depth), fill=(*colour, 255))
@@ -366,7 +372,7 @@ class Brush:
 
 
 def draw_car(rng: np.random.Generator, body: Body) -> tuple[Image.Image, Box]:
-    """One picture of ``body`` and the box of the car in it: x1, y1, x2, y2 in pixels from 1, both ends inside."""
+    """One picture of ``body`` and its car's box: x1, y1, x2, y2 in pixels from 1, both ends inside."""
     width = int(rng.integers(128, 177))
     size = width, int(width * rng.uniform(0.62, 0.85))
     canvas = size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING
@@ -440,7 +446,9 @@ def draw_body(rng: np.random.Generator, brush: Brush, body: Body) -> None:
 
 
 def draw_luggage(rng: np.random.Generator, brush: Brush, body: Body) -> None:
-    """An antenna, a rear carrier, a roof box: any body may have them, so that neither its box nor its outline tells the class."""
+    """An antenna, a rear carrier, a roof box: any body may have them, so that no outline gives the class
+    away.
+    """
     x, y = max(body.profile, key=lambda point: point[1])
     if rng.random() < 0.5:
         height = rng.uniform(2, 6)

@@ -1,6 +1,7 @@
 """Many runs at once: every experiment of a list trained or found, several processes side by side."""
 
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -17,9 +18,11 @@ import torch
 
 from labnn.data import CarsData
 from labnn.experiment import (
+    NETWORKS,
     OPTIMIZERS,
     Experiment,
     Run,
+    decode,
     make_batches,
     make_model,
     make_optimizer,
@@ -27,8 +30,10 @@ from labnn.experiment import (
     run_or_load,
 )
 from labnn.kit.errors import Diverged, LabError, check
-from labnn.kit.progress import Standing, print_standing
-from labnn.train import keep_freed_memory, train_epoch
+from labnn.kit.hardware import keep_freed_memory
+from labnn.kit.progress import Live, Standing
+from labnn.settings import is_own
+from labnn.train import train_epoch
 
 
 def run_all(
@@ -39,26 +44,28 @@ def run_all(
     cache_dir: str | Path,
     devices: Sequence[str] = ("cpu",),
     processes: int = 1,
-    progress: Callable[[Standing], None] = print_standing,
+    progress: Callable[[Standing], None] | None = None,
     skip_diverged: bool = False,
 ) -> list[Run]:
-    """``run_or_load`` of every experiment, ``processes`` at a time, each on one of ``devices`` in turn; in the order given.
+    """``run_or_load`` of every experiment, ``processes`` at a time, each on one of ``devices`` in turn; in
+    the order given.
 
-    Small networks fill neither many cores nor a GPU, so that several at once may finish sooner than one after another
-    (``fastest_processes`` measures it); the CPU's threads are shared out. What is recorded already is read, and an interrupted
-    call goes on where it stopped. ``progress`` is called after each epoch and each run. With ``skip_diverged`` a training that
-    diverges is told and left out; otherwise it ends the call. Raises ``LabError`` for less than one
-    process, for one that died, and for an added optimizer whose function several processes cannot import.
+    Small networks fill neither many cores nor a GPU, so that several at once may finish sooner than one after
+    another (``fastest_processes`` measures it); the CPU's threads are shared out. What is recorded already is
+    read, and an interrupted call goes on where it stopped. ``progress`` is called after each epoch and each
+    run. With ``skip_diverged`` a training that diverges is told and left out; otherwise it ends the call.
+    Raises ``LabError`` for less than one process, for one that died, and for an added optimizer whose
+    function several processes cannot import.
     """
     check("processes", processes, int, 1, 1024)
     for experiment in {replace(e, seed=0, optimizer="", lr=1.0) for e in experiments}:
-        make_batches(experiment, data, cache_dir)  # decoded once, before the processes could all begin to
+        decode(experiment, data, cache_dir)  # once, before the processes could all begin to
     recorded = {
         index
         for index, experiment in enumerate(experiments)
         if (Path(runs_dir) / run_name(experiment, data)).exists()
     }
-    tally = _Tally([experiment.epochs for experiment in experiments], recorded, progress)
+    tally = _Tally([experiment.epochs for experiment in experiments], recorded, progress or Live().standing)
     jobs = [(index, experiment, data, runs_dir, cache_dir) for index, experiment in enumerate(experiments)]
     runs: dict[int, Run] = {}
 
@@ -95,12 +102,13 @@ def fastest_processes(
     most: int | None = None,
     steps: int = 20,
 ) -> tuple[int, dict[int, float]]:
-    """How many runs at once train most images a second, measured: 1, 2, 4, ... ``most`` processes until more bring less than 5 %.
+    """How many runs at once train most images a second, measured: 1, 2, 4, ... ``most`` processes until more
+    bring less than 5 %.
 
-    Each of them takes ``steps`` real steps of ``experiment`` at the same time. Returns the number and the images a second of every
-    number tried. ``most`` is by default the number of cores, or eight a GPU.
+    Each of them takes ``steps`` real steps of ``experiment`` at the same time. Returns the number and the
+    images a second of every number tried. ``most`` is by default the number of cores, or eight a GPU.
     """
-    make_batches(experiment, data, cache_dir)
+    decode(experiment, data, cache_dir)
     most = most or (torch.get_num_threads() if devices[0] == "cpu" else 8 * len(devices))
     rates: dict[int, float] = {}
     best, processes = 1, 1
@@ -142,13 +150,17 @@ class _Tally:
         self.reached(index, self.epochs[index], run)
 
 
-# What a worker process was given at its start: its device, the queue for its epochs, the barrier and the stop sign of all workers.
+# What a worker process was given at its start: its device, the queue for its epochs, the barrier and the stop
+# sign of all workers.
 _worker: dict = {}
 
 
 @contextmanager
 def _pool(processes: int, devices: Sequence[str]) -> Iterator[tuple[ProcessPoolExecutor, SimpleQueue]]:
-    """A pool and its events; an error or Ctrl-C that leaves the block ends the runs in work after the epoch that they are in."""
+    """A pool and its events; an error or Ctrl-C that leaves the block ends the runs in work after the epoch
+    that they are in.
+    """
+    _refuse_unguarded_script()
     threads = max(torch.get_num_threads() // processes, 1)
     spawn = multiprocessing.get_context(
         "spawn"
@@ -156,18 +168,16 @@ def _pool(processes: int, devices: Sequence[str]) -> Iterator[tuple[ProcessPoolE
     places, events = spawn.SimpleQueue(), spawn.SimpleQueue()
     for index in range(processes):
         places.put(devices[index % len(devices)])
-    added = {
-        name: function
-        for name, function in OPTIMIZERS.items()
-        if function.__module__ != Experiment.__module__
-    }
-    for name, function in added.items():
+    added = [
+        {name: entry for name, entry in table.items() if is_own(entry)} for table in (OPTIMIZERS, NETWORKS)
+    ]
+    for name, entry in (added[0] | added[1]).items():
+        function = getattr(entry, "make", entry)
         if (
             function.__module__ == "__main__" or "<" in function.__qualname__
         ):  # no other process could import it
-            raise LabError(
-                f"Функция оптимизатора «{name}» другим процессам не видна: положите её в свой модуль .py или задайте processes=1."
-            )
+            way_out = "положите её в свой модуль .py или задайте processes=1"
+            raise LabError(f"Функция «{name}» другим процессам не видна: {way_out}.")
     stop = spawn.Event()
     start = (threads, places, events, spawn.Barrier(processes), stop, added)
     pool = ProcessPoolExecutor(processes, mp_context=spawn, initializer=_start_worker, initargs=start)
@@ -183,11 +193,21 @@ def _pool(processes: int, devices: Sequence[str]) -> Iterator[tuple[ProcessPoolE
         pool.shutdown(cancel_futures=True)
 
 
+def _refuse_unguarded_script() -> None:
+    """Every process of a pool runs the user's script anew: without a guard it would begin the work itself."""
+    script = sys.modules["__main__"]
+    path = getattr(script, "__file__", None) if script.__spec__ is None else None
+    if path and "__main__" not in Path(path).read_text(encoding="utf-8", errors="replace"):
+        way_out = 'поставьте запуск под if __name__ == "__main__":'
+        raise LabError(f"Скрипт {path} выполнился бы в каждом процессе заново: {way_out}")
+
+
 def _start_worker(
-    threads: int, places: SimpleQueue, events: SimpleQueue, barrier: Barrier, stop: Event, optimizers: dict
+    threads: int, places: SimpleQueue, events: SimpleQueue, barrier: Barrier, stop: Event, added: list[dict]
 ) -> None:
     torch.set_num_threads(threads)
-    OPTIMIZERS.update(optimizers)
+    OPTIMIZERS.update(added[0])
+    NETWORKS.update(added[1])
     _worker.update(device=places.get(), events=events, barrier=barrier, stop=stop)
 
 
@@ -224,7 +244,7 @@ def _time_steps(experiment: Experiment, data: CarsData, cache_dir: Path, steps: 
         memory_format=torch.channels_last
     )
     batches = chain.from_iterable(
-        repeat(make_batches(experiment, data, cache_dir, _worker["device"])[0])
+        repeat(make_batches(experiment, decode(experiment, data, cache_dir), _worker["device"])[0])
     )  # epoch after epoch
     optimizer, _ = make_optimizer(experiment, model, steps)
     train_epoch(model, optimizer, islice(batches, 3))

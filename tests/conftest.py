@@ -17,6 +17,11 @@ from torchvision.transforms import v2
 
 from labnn.data import CarModelsDataset, open_dataset
 
+# One thread, here and in the processes that tests start: histories to the last digit, no measuring of
+# threads.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
+
 # The notebook, re-executed by the tests, trains anew and leaves the project's files alone.
 os.environ["LABNN_OUTPUT"] = tempfile.mkdtemp(prefix="labnn-")
 os.environ.pop("LABNN_DATA", None)

@@ -1,4 +1,4 @@
-"""Local stand-ins of Hugging Face and Kaggle on 127.0.0.1: they speak just enough of both protocols for the real clients to download from."""
+"""Stand-ins of Hugging Face and Kaggle on 127.0.0.1 that speak just enough of both for the real clients."""
 
 import hashlib
 import http.server
@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 class Mirror:
     """What the server holds, how it misbehaves, and what it was asked.
 
-    ``files`` are Hugging Face's by path, ``archives`` and ``single`` Kaggle's: a data set's archive by handle, one file by handle and path.
-    ``drop_after`` cuts every answer after so many bytes; ``dead_after`` lets no more than so many bytes through in all; ``lie`` is added to
-    the size of a file that is told beforehand; ``flip`` is the place of a byte of each answer that comes changed; ``pause`` is a wait in
+    ``files`` are Hugging Face's by path, ``archives`` and ``single`` Kaggle's: a data set's archive by
+    handle, one file by handle and path. ``drop_after`` cuts every answer after so many bytes; ``dead_after``
+    lets no more than so many bytes through in all; ``lie`` is added to the size of a file that is told
+    beforehand; ``flip`` is the place of a byte of each answer that comes changed; ``pause`` is a wait in
     seconds after each thousand bytes.
     """
 
@@ -83,7 +84,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._answer(b"", status=404)
 
     def _resolve(self) -> None:
-        """Hugging Face's interface, ``/datasets/OWNER/NAME/resolve/REVISION/PATH``: sends a large file's reader to its storage."""
+        """Hugging Face's ``/datasets/OWNER/NAME/resolve/REVISION/PATH``: sends the reader to the storage."""
         match = re.fullmatch(r"/datasets/[^/]+/[^/]+/resolve/([0-9a-f]{40})/(.+)", self.path)
         content = self.mirror.files.get(match[2]) if match else None
         if content is None:

@@ -1,9 +1,10 @@
-"""Every way the input can be wrong is told in one Russian sentence that names it and the way out; odd but readable pictures are read."""
+"""Every wrong input is told in one Russian sentence with the way out; odd but readable pictures are read."""
 
 import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from dataclasses import fields
@@ -17,11 +18,12 @@ from PIL import Image
 from labnn.__main__ import main
 from labnn.batches import Batches, decode_images
 from labnn.cars.download import download
+from labnn.cars.pictures import read_picture, to_rgb
 from labnn.data import CarModelsDataset, open_dataset
 from labnn.experiment import Experiment, run_or_load
 from labnn.kit.errors import LabError
 from labnn.model import SqueezeNet
-from labnn.report.compare import Protocol
+from labnn.report.protocol import Protocol
 from labnn.runner import run_all
 from labnn.train import train_test
 
@@ -84,7 +86,7 @@ V73 = (
     + bytes(99)
 )
 
-# What is done to a good data set, and words that the sentence must hold: the file or the value, and the way out.
+# What is done to a good data set, and words that the sentence must hold: file or value, and the way out.
 DATA = {
     "no root": (lambda root: shutil.rmtree(root), ["devkit", "укажите"]),
     "no devkit": (lambda root: shutil.rmtree(root / "devkit"), ["devkit", "укажите"]),
@@ -380,6 +382,9 @@ def test_folders_that_may_not_be_written_or_read_are_told(tiny_root, tmp_path):
     (tmp_path / "other").mkdir()
     shutil.copytree(MINICARS, tmp_path / "other" / "set")
     (tmp_path / "other" / "set" / "devkit").chmod(0)
+    for part in ("train", "test"):
+        shutil.copytree(MINICARS / "cars_test", tmp_path / "classes" / part / "sedan")
+    (tmp_path / "classes" / "train" / "closed").mkdir(mode=0)
     calls = [
         [
             "train",
@@ -404,6 +409,7 @@ def test_folders_that_may_not_be_written_or_read_are_told(tiny_root, tmp_path):
         ["download", "--data", str(tmp_path / "locked" / "set")],
         ["train", "--data", str(tiny_root)],
         ["train", "--data", str(tmp_path / "other" / "set")],
+        ["train", "--data", str(tmp_path / "classes")],
     ]
     plain = (
         []
@@ -414,7 +420,11 @@ def test_folders_that_may_not_be_written_or_read_are_told(tiny_root, tmp_path):
             "--inh-caps=-dac_override,-dac_read_search",
         ]
     )
-    script = "import json, sys; from labnn.__main__ import main; print([main(call) for call in json.loads(sys.argv[1])])"
+    script = """
+import json, sys
+from labnn.__main__ import main
+print([main(call) for call in json.loads(sys.argv[1])])
+"""
     done = subprocess.run(
         [*plain, sys.executable, "-c", script, json.dumps(calls)],
         cwd=PROJECT,
@@ -424,9 +434,12 @@ def test_folders_that_may_not_be_written_or_read_are_told(tiny_root, tmp_path):
     )
     (tiny_root / "cars_train").chmod(0o700)
     (tmp_path / "other" / "set" / "devkit").chmod(0o700)
-    assert done.stdout.splitlines()[-1] == "[2, 2, 2, 2, 2]", done.stderr
+    (tmp_path / "classes" / "train" / "closed").chmod(0o700)
+    assert done.stdout.splitlines()[-1] == "[2, 2, 2, 2, 2, 2]", done.stderr
     for line, word in zip(
-        done.stderr.splitlines(), ["locked", "locked", "locked", "cars_train", "devkit"], strict=True
+        done.stderr.splitlines(),
+        ["locked", "locked", "locked", "cars_train", "devkit", "closed"],
+        strict=True,
     ):
         one_sentence(line + "\n", [word, "разрешите"])
 
@@ -459,6 +472,138 @@ def test_photo_is_turned_as_its_exif_says(tiny_root):
     read = np.asarray(open_dataset(tiny_root).train.image(0), dtype=float)
     assert read.shape == (120, 90, 3)
     assert np.abs(read - np.asarray(photo().rotate(-90, expand=True), dtype=float)).mean() < 3
+
+
+# A pixel of each of Pillow's modes and its colour; what is transparent keeps the colour beneath.
+MODES = {
+    "1": (1, (255, 255, 255)),
+    "L": (100, (100, 100, 100)),
+    "LA": ((100, 50), (100, 100, 100)),
+    "La": ((50, 128), (99, 99, 99)),
+    "RGB": ((10, 20, 30), (10, 20, 30)),
+    "RGBA": ((10, 20, 30, 0), (10, 20, 30)),
+    "RGBa": ((50, 25, 0, 128), (99, 49, 0)),
+    "RGBX": ((10, 20, 30, 40), (10, 20, 30)),
+    "CMYK": ((255, 0, 0, 0), (0, 255, 255)),
+    "YCbCr": ((76, 85, 255), (254, 0, 0)),
+    "HSV": ((85, 255, 255), (0, 255, 0)),
+    "LAB": ((136, 208, 195), (250, 3, 11)),
+    "I;16": (0x8000, (128, 128, 128)),
+    "I;16L": (0x8000, (128, 128, 128)),
+    "I;16B": (0x8000, (128, 128, 128)),
+    "I;16N": (0x8000, (128, 128, 128)),
+    "F": (0.2, (51, 51, 51)),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_pixel_of_any_mode_has_its_colour(mode):
+    value, colour = MODES[mode]
+    read = to_rgb(Image.new(mode, (1, 1), value))
+    assert read.mode == "RGB"
+    assert np.abs(np.subtract(read.getpixel((0, 0)), colour)).max() <= 1
+
+
+@pytest.mark.parametrize("transparency", [None, 1, b"\x00\x80"])
+@pytest.mark.parametrize("suffix", ["png", "gif"])
+def test_a_palette_gives_its_colours_whatever_is_transparent(transparency, suffix, tmp_path):
+    if suffix == "gif" and isinstance(transparency, bytes):
+        return  # GIF has none
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / f"x.{suffix}", **({} if transparency is None else {"transparency": transparency}))
+    read = read_picture(tmp_path / f"x.{suffix}")
+    assert [read.getpixel((x, 0)) for x in (0, 1)] == [(10, 20, 30), (200, 100, 50)]
+
+
+def test_a_palette_with_transparent_pixels_gives_its_colours():
+    image = Image.new("LA", (1, 1), (70, 9)).convert("PA")
+    assert to_rgb(image).getpixel((0, 0)) == (70, 70, 70)
+
+
+RAMP = np.array([[0, 0x4000, 0x8000, 0xFFFF]], dtype=np.uint16)
+
+
+def tiff(data: bytes, bits: int, photometric: int = 1, sample_format: int = 1, limits=()) -> bytes:
+    """A TIFF of four pixels of grey in a row, by the tags of its specification."""
+    tags = [(256, 4), (257, 1), (258, bits), (259, 1), (262, photometric), (273, 200), (277, 1), (278, 1)]
+    tags += [(279, len(data)), (339, sample_format)]
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags]
+    entries += [
+        struct.pack("<HHIf", tag, 11, 1, value) for tag, value in zip((340, 341), limits, strict=False)
+    ]
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries)
+    return head.ljust(200, b"\0") + data
+
+
+def saved_as(suffix: str, pixels: np.ndarray, **options):
+    return lambda path: Image.fromarray(pixels).save(path.with_suffix("." + suffix), **options)
+
+
+def written_as(suffix: str, data: bytes):
+    return lambda path: path.with_suffix("." + suffix).write_bytes(data)
+
+
+DEEP = {
+    "PNG of 16 bits": saved_as("png", RAMP),
+    "PGM of 16 bits": saved_as("pgm", RAMP),
+    "PGM of 12 bits": written_as("pgm", b"P5 4 1 4095\n" + (RAMP >> 4).astype(">u2").tobytes()),
+    "PGM of 12 bits in words": written_as("pgm", b"P2 4 1 4095\n0 1024 2048 4095\n"),
+    "PPM of 16 bits": written_as("ppm", b"P6 4 1 65535\n" + RAMP[0].repeat(3).astype(">u2").tobytes()),
+    "TIFF of 16 bits": saved_as("tif", RAMP),
+    "TIFF of 16 bits, packed": saved_as("tif", RAMP, compression="tiff_lzw"),
+    "TIFF of 16 bits, white is zero": written_as("tif", tiff((0xFFFF - RAMP).tobytes(), 16, photometric=0)),
+    "TIFF of 12 bits": written_as("tif", tiff(bytes.fromhex("000400800fff"), 12)),
+    "TIFF of floats from 0 to 1": saved_as("tif", (RAMP / 65535).astype(np.float32)),
+    "TIFF of floats with limits": written_as("tif", tiff(RAMP.astype("f4").tobytes(), 32, 1, 3, (0, 65535))),
+    "TIFF of 32 bits with limits": written_as("tif", tiff(RAMP.astype("i4").tobytes(), 32, 1, 2, (0, 65535))),
+    "PFM of floats from 0 to 1": written_as(
+        "pfm", b"Pf\n4 1\n-1.0\n" + (RAMP / 65535).astype("f4").tobytes()
+    ),
+    "the first of many pages": saved_as("tif", RAMP, save_all=True, append_images=[Image.new("L", (9, 9))]),
+    "the first of many frames": saved_as(
+        "gif", (RAMP >> 8).astype(np.uint8), save_all=True, append_images=[Image.new("L", (4, 1), 9)]
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DEEP)
+def test_grey_of_any_depth_is_scaled_by_its_range(case, tmp_path):
+    DEEP[case](tmp_path / "x")
+    [path] = tmp_path.iterdir()
+    read = np.asarray(read_picture(path), dtype=int)
+    assert read.shape == (1, 4, 3) and (read == read[..., :1]).all()
+    assert np.abs(read[0, :, 0] - [0, 64, 128, 255]).max() <= 1
+
+
+UNKNOWN = {
+    "32 bits": saved_as("tif", RAMP.astype(np.int32)),
+    "16 bits with a sign": written_as("tif", tiff(RAMP.tobytes(), 16, sample_format=2)),
+    "floats beyond 1": saved_as("tif", (RAMP / 257).astype(np.float32)),
+    "not a number": saved_as("tif", np.array([[0, 1, np.nan]], dtype=np.float32)),
+}
+
+
+@pytest.mark.parametrize("case", UNKNOWN)
+def test_grey_of_unknown_range_is_told(case, tmp_path):
+    UNKNOWN[case](tmp_path / "x")
+    with pytest.raises(LabError, match=r"x.tif .*с неизвестным пределом: сохраните его с 8 или 16 битами"):
+        read_picture(tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0Exif\0\0II*\0", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"Exif\0\0"])
+def test_a_photo_with_broken_exif_is_read_as_it_lies(exif, tiny_root):
+    photo().save(picture(tiny_root), "JPEG", exif=exif)
+    assert open_dataset(tiny_root).train.image(0).size == (120, 90)
+
+
+def test_a_photo_is_turned_though_the_rest_of_its_exif_is_broken(tiny_root):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "maker"
+    broken = exif.tobytes().replace(b"\x01\x0f\x00\x02", b"\x01\x00\x00\x02")  # a word for the width
+    photo().save(picture(tiny_root), "JPEG", exif=broken)
+    assert open_dataset(tiny_root).train.image(0).size == (90, 120)
 
 
 def test_smallest_photo_is_read(tiny_root):

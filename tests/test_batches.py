@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from labnn.batches import Augment, Batches, Mix, decode_images, growing
 from labnn.data import open_dataset
@@ -128,9 +129,8 @@ def test_crops_keep_at_least_the_asked_area():
     out = Augment(64, min_area=0.4)(plane.expand(500, 3, 64, 64), torch.Generator().manual_seed(0))
     width = (out[:, 0].amax(dim=(1, 2)) - out[:, 0].amin(dim=(1, 2)) + 1) / 64
     height = (out[:, 1].amax(dim=(1, 2)) - out[:, 1].amin(dim=(1, 2)) + 1) / 64
-    assert (width * height).min() > 0.36 and (
-        width * height
-    ).max() <= 1.01  # a pixel's width short at the edges
+    area = width * height
+    assert area.min() > 0.36 and area.max() <= 1.01  # a pixel's width short at the edges
     assert (width / height).max() < 1.4
 
 
@@ -165,10 +165,8 @@ def test_mixed_labels_are_the_shares_of_the_two_pictures():
 
 def test_decoding_tells_how_far_it_is(dataset, tmp_path):
     told = []
-    decode_images(dataset, 32, tmp_path, lambda done, total: told.append((done, total)))
-    decode_images(
-        dataset, 32, tmp_path, lambda done, total: told.append((done, total))
-    )  # found: nothing to tell
+    for _ in range(2):  # the second finds the array: nothing to tell
+        decode_images(dataset, 32, tmp_path, lambda done, total: told.append((done, total)))
     assert told == [(16, 16)]
 
 
@@ -182,3 +180,29 @@ def test_last_image_of_a_training_pass_is_not_a_batch_alone(count, batch_size, s
     met = [labels.tolist() for _, labels in batches]
     assert [len(labels) for labels in met] == sizes and len(batches) == len(sizes)
     assert sorted(sum(met, [])) == list(range(count))
+
+
+class RollAsOnCuda(TorchDispatchMode):
+    """``roll`` gives back its result in contiguous memory whatever it was given, as its CUDA kernel does."""
+
+    def __torch_dispatch__(self, call, types, args=(), kwargs=None):
+        out = call(*args, **(kwargs or {}))
+        return out.contiguous() if call is torch.ops.aten.roll.default else out
+
+
+def test_mixed_pictures_stay_in_channels_last_memory_on_cuda_too():
+    images = torch.rand(8, 3, 20, 20).contiguous(memory_format=torch.channels_last)
+    mix, random = Mix(8, share=1.0), np.random.default_rng(0)
+    with RollAsOnCuda():
+        mixed = [mix(images, torch.arange(8), random)[0] for _ in range(20)]
+    assert all(out.is_contiguous(memory_format=torch.channels_last) for out in mixed)
+
+
+def test_no_step_asks_the_device_for_a_number():
+    """The device "meta" has none to give: an order or a random number drawn there, or a wait, would raise."""
+    tools = {"augment": Augment(32, colour=0.1), "mix": Mix(16, share=1.0)}
+    batches = Batches(
+        np.zeros((16, 40, 40, 3), np.uint8), np.arange(16), 4, device="meta", shuffle=True, **tools
+    )
+    met = [(images.shape, targets.shape, images.device.type) for images, targets in batches]
+    assert met == [((4, 3, 32, 32), (4, 16), "meta")] * 4

@@ -8,7 +8,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from labnn.experiment import load_runs
-from labnn.kit.diagnose import maximum_binding, near_duplicates, signal_by_layer
+from labnn.kit.diagnose import signal_by_layer
+from labnn.kit.watchers import maximum_binding
 from labnn.model import SqueezeNet
 from labnn.train import evaluate, train_test
 
@@ -76,7 +77,9 @@ def test_guard_tells_when_a_dead_network_comes_to_life(capsys):
 
 
 def test_guard_was_right_about_every_recorded_run():
-    """Where it spoke, one answer stood for (nearly) all photos, and it took that back before any run beat the most frequent class."""
+    """Where it spoke, one answer stood for (nearly) all photos, and it took that back before any run beat the
+    most frequent class.
+    """
     runs = [
         run
         for folder in ("", "collapse", "causes", "levers", "recipe")
@@ -134,18 +137,10 @@ def test_spread_is_the_deviation_across_images():
     )
 
 
-def test_a_copy_in_the_other_part_is_found_also_mirrored_and_brightened(minicars):
-    pictures = np.stack([np.asarray(minicars.train.image(index).resize((64, 64))) for index in range(40)])
-    first, second = pictures[:20], pictures[20:].copy()
-    assert near_duplicates(first, second).empty
-    second[3] = first[7, :, ::-1]
-    second[11] = (first[15] * 0.8 + 20).astype(np.uint8)
-    found = near_duplicates(first, second)
-    assert {(row.first, row.second) for row in found.itertuples()} == {(7, 3), (15, 11)}
-
-
 def test_maximum_binds_where_the_second_moment_has_fallen():
-    """Of two weights with a large first gradient one has none later; the third's grows: the maximum binds for the first two."""
+    """Of two weights with a large first gradient one has none later; the third's grows: the maximum binds for
+    the first two.
+    """
     weights = torch.nn.Parameter(torch.zeros(3))
     optimizer = torch.optim.Adam([weights], 1e-3, amsgrad=True)
     for gradient in ([1.0, 1.0, 1.0], [0.0, 0.5, 1.0]):

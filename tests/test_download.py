@@ -1,4 +1,4 @@
-"""Stanford Cars comes whole and checked, or not at all; the real clients talk to a local server in place of Hugging Face and Kaggle."""
+"""Stanford Cars comes whole and checked, or not at all; the real clients talk to a local server."""
 
 import contextlib
 import io
@@ -93,11 +93,11 @@ def mirror(monkeypatch, tmp_path):
 
 
 def fetch(mirror: Mirror, folder: Path, official: Official = OFFICIAL):
-    return download(folder / "stanford_cars", endpoint=mirror.address, official=official)
+    return open_dataset(download(folder / "stanford_cars", endpoint=mirror.address, official=official))
 
 
 def assert_whole(root: Path) -> None:
-    """All photos are the source's bytes with their labels, in torchvision's layout, and nothing else is left beside them."""
+    """Photos are the source's bytes with their labels, in torchvision's layout; nothing else is left."""
     data = open_dataset(root)
     assert data.class_names == NAMES
     for part, dataset in (("train", data.train), ("test", data.test)):
@@ -131,7 +131,7 @@ def test_progress_tells_the_bytes_that_have_come_of_all(mirror, tmp_path):
 
 
 def with_boxes(mirror, tmp_path, boxes=BOXES, labels=LABELS) -> None:
-    """Gives the mirror the official annotations, as Kaggle has them: the test part's without labels would do as well."""
+    """Gives the mirror the official annotations, as Kaggle has them; the test part's need no labels."""
     for part in ("train", "test"):
         names = [f"{index + 1:05d}.jpg" for index in range(len(labels[part]))]
         write_annotations(tmp_path / "boxes.mat", names, np.array(labels[part]) + 1, boxes[part])
@@ -318,10 +318,11 @@ forkserver = multiprocessing.get_context("forkserver")
 
 
 def fetch_alone(address: str, folder: Path, limit: int | None = None) -> None:
-    """``fetch`` in a process of its own, where no file may grow beyond ``limit`` bytes, as on a full disk; words go to a file."""
+    """``fetch`` in a process of its own, where no file may outgrow ``limit`` bytes, as on a full disk."""
     os.environ |= {"KAGGLE_API_ENVIRONMENT": "LOCALHOST", "KAGGLEHUB_CACHE": str(folder / "kaggle")}
     kaggle_env._env_to_endpoint[kaggle_env.KaggleEnv.LOCAL] = address
-    sys.stdout = open(folder.with_suffix(f".{os.getpid()}.txt"), "w", encoding="utf-8")  # noqa: SIM115  closed with the process
+    words = folder.with_suffix(f".{os.getpid()}.txt")
+    sys.stdout = open(words, "w", encoding="utf-8")  # noqa: SIM115  closed with the process
     if limit is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -508,7 +509,7 @@ def test_offline_names_the_three_ways(mirror, tmp_path, capsys):
 
 
 def test_the_terminal_checks_the_official_counts(tmp_path):
-    """All 16,185 rows with the official labels in a random order, a small picture in each, by the very command of the README."""
+    """All 16,185 rows with the official labels in a random order, small pictures, by the README's command."""
     official, picture = official_classes(), (MINICARS / "cars_test" / "00001.jpg").read_bytes()
     small = io.BytesIO()
     Image.open(io.BytesIO(picture)).resize((8, 8)).save(small, "JPEG")

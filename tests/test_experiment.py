@@ -8,17 +8,9 @@ import pytest
 import torch
 
 from labnn.data import open_dataset
-from labnn.experiment import (
-    OPTIMIZERS,
-    Experiment,
-    Run,
-    load_runs,
-    make_model,
-    make_optimizer,
-    run_name,
-    run_or_load,
-)
+from labnn.experiment import OPTIMIZERS, Experiment, Run, load_runs, run_name, run_or_load
 from labnn.kit.errors import LabError
+from labnn.settings import make_model, make_optimizer
 
 SMALL = Experiment(epochs=2, image_size=32, batch_size=8)
 

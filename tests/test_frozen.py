@@ -1,4 +1,4 @@
-"""What must not change: the recorded runs, the names that follow from their settings, and the history of a short training."""
+"""What must not change: the recorded runs, their names by their settings, the history of a short training."""
 
 import json
 
@@ -21,7 +21,9 @@ def test_recorded_run_keeps_its_name_and_its_last_figures(place):
 
 
 def test_short_training_gives_the_history_that_it_always_gave(tiny_root, tmp_path):
-    """To the last digit on the machine where it was frozen; elsewhere arithmetic differs, and the first loss is near."""
+    """To the last digit on the machine where it was frozen; elsewhere arithmetic differs, and the first loss
+    is near.
+    """
     experiment = Experiment(
         "amsgrad", epochs=3, image_size=32, start_size=0, batch_size=4, ema_decay=0.9, seed=1
     )

@@ -1,6 +1,9 @@
-"""Broken bytes and senseless values, drawn at random: the readers give a data set or our one-sentence error, never another."""
+"""Broken bytes, senseless values and odd names, drawn at random: read, or told in our one sentence."""
 
+import os
 import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 import scipy.io
@@ -112,3 +115,48 @@ def test_senseless_values_in_annotations(tmp_path, records):
             data.image(index)
 
     reads_or_tells(read)
+
+
+FOLDER_NAMES = st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=90) | st.sampled_from(
+    [
+        " ",
+        "...",
+        "a.",
+        "-",
+        "~",
+        "CON",
+        "x" * 255,
+        "ё" * 127,
+        "a\u0301",
+        "\udce1\udca5",
+        "a\nb",
+        "{0}",
+        "%s",
+        "train",
+    ]
+)
+
+
+@BOUNDED
+@given(st.lists(FOLDER_NAMES, min_size=1, max_size=3, unique=True), st.sampled_from(["train", "test"]))
+def test_class_folders_of_any_name(names, alone):
+    """Names that a disk can hold; the last of several stands in one part only."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for name in names:
+            for part in (alone,) if name == names[-1] and len(names) > 1 else ("train", "test"):
+                try:
+                    (root / part / name).mkdir(parents=True)
+                except (OSError, UnicodeEncodeError):
+                    return  # "." and "..", names too long, characters that are none
+                os.link(MINICARS / "cars_train" / "00001.jpg", root / part / name / "1.jpg")
+
+        def read() -> None:
+            data = open_dataset(root)
+            assert len(set(data.class_names)) == len(data.class_names)
+            assert all(
+                name.encode() and "\n" not in name for name in [*data.class_names, str(data.describe())]
+            )
+            assert [data.train[index][1] for index in range(len(data.train))] == data.train.labels.tolist()
+
+        reads_or_tells(read)

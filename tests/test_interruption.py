@@ -82,7 +82,9 @@ SHORT = replace(EXPERIMENT, epochs=4)
 
 
 def train_and_die(root: Path, folder: Path, end: str, nth: int, half: bool) -> None:
-    """A training that is killed as its ``nth`` file or folder whose name has this ``end`` is to appear: half written, or just there."""
+    """A training that is killed as its ``nth`` file or folder whose name has this ``end`` is to appear: half
+    written, or just there.
+    """
     left = nth
 
     def dying(move):
@@ -217,7 +219,8 @@ def test_a_stopped_cell_and_a_stopped_kernel_go_on_from_the_last_epoch(tiny_root
 from labnn.data import open_dataset
 from labnn.experiment import Experiment, run_or_load
 experiment = Experiment(epochs=3000, image_size=32, batch_size=8)
-run_or_load(experiment, open_dataset({str(tiny_root)!r}), {str(tmp_path / "runs")!r}, cache_dir={str(tmp_path)!r})
+data, runs, cache = open_dataset({str(tiny_root)!r}), {str(tmp_path / "runs")!r}, {str(tmp_path)!r}
+run_or_load(experiment, data, runs, cache_dir=cache)
 """
 
     def first_epoch() -> int:
@@ -247,7 +250,9 @@ run_or_load(experiment, open_dataset({str(tiny_root)!r}), {str(tmp_path / "runs"
 
 
 def fill_disk(root: Path, folder: Path) -> None:
-    """As ``train``, on a disk where a file of a megabyte does not fit: decoded photos do, a checkpoint does not."""
+    """As ``train``, on a disk where a file of a megabyte does not fit: decoded photos do, a checkpoint does
+    not.
+    """
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))
     try:
@@ -280,9 +285,12 @@ decode_images(open_dataset(sys.argv[1]).train, 96, sys.argv[2])
 
 
 def test_decoding_on_a_disk_really_full_is_told(tmp_path):
-    """On a disk of three megabytes; without room set aside beforehand the memory-mapped file killed the process by a bus error."""
+    """On a disk of three megabytes; without room set aside beforehand the memory-mapped file killed the
+    process by a bus error.
+    """
     (tmp_path / "disk").mkdir()
-    script = f'mount -t tmpfs -o size=3m tmpfs "{tmp_path}/disk" && "{sys.executable}" -c "$0" "{MINICARS}" "{tmp_path}/disk"'
+    script = f'mount -t tmpfs -o size=3m tmpfs "{tmp_path}/disk" && '
+    script += f'"{sys.executable}" -c "$0" "{MINICARS}" "{tmp_path}/disk"'
     own = ["unshare", "--mount", "--map-root-user"]
     if (
         shutil.which("unshare") is None

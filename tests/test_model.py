@@ -1,11 +1,18 @@
 """The network is the paper's, torchvision's weights fit it, and it starts alive."""
 
+import hashlib
+import socket
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
 import pytest
 import torch
 import torchvision
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from labnn.kit.errors import LabError
-from labnn.model import Dropout, FireModule, SqueezeNet
+from labnn.model import Dropout, FireModule, SqueezeNet, squeezenet_imagenet
 
 
 def parameters(model) -> int:
@@ -54,7 +61,7 @@ def test_original_call_gives_logits_of_196_classes():
 
 
 def test_fresh_network_tells_images_apart():
-    """At PyTorch's default start the spread of a logit over images is 0.002 of its size after the first layer: dead."""
+    """At PyTorch's default start a logit's spread over images is 0.002 of the first layer's: dead."""
     torch.manual_seed(0)
     images = torch.randn(8, 3, 64, 64)
     assert SqueezeNet(10)(images).std(dim=0).mean() > 0.05
@@ -73,9 +80,8 @@ def test_dropout_drops_its_share_and_keeps_the_mean():
     assert out.mean().item() == pytest.approx(1, abs=5e-3)
     assert torch.equal(Dropout(0.2).eval()(ones), ones)
     dropped = (out == 0).permute(0, 2, 3, 1).flatten()
-    assert (dropped[1:] & dropped[:-1]).float().mean().item() == pytest.approx(
-        (51 / 256) ** 2, abs=3e-3
-    )  # each for itself
+    both = (dropped[1:] & dropped[:-1]).float().mean().item()
+    assert both == pytest.approx((51 / 256) ** 2, abs=3e-3)  # each for itself
 
 
 def test_relu_on_the_logits_is_a_choice():
@@ -90,3 +96,120 @@ def test_default_start_is_pytorchs_own():
     ours = SqueezeNet(10, version="1_0", batch_norm=False, init="default")
     weight = ours.features[3].expand3x3.weight
     assert weight.abs().max() <= 1 / (16 * 9) ** 0.5
+
+
+@pytest.fixture(params=[SqueezeNet, torchvision.models.squeezenet1_1], ids=["ours", "torchvision"])
+def network(request):
+    """Ours and, as the measure of what is right, torchvision's."""
+    return request.param(num_classes=10)
+
+
+IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    "recorded",
+    [
+        torch.jit.script,
+        partial(torch.jit.trace, example_inputs=IMAGES),
+        torch.fx.symbolic_trace,
+        lambda model: torch.export.export(model, (IMAGES,)).module(),
+    ],
+    ids=["script", "trace", "fx", "export"],
+)
+def test_recorded_network_gives_the_same_logits(network, recorded):
+    network.eval()
+    torch.testing.assert_close(recorded(network)(IMAGES), network(IMAGES))
+
+
+@pytest.mark.parametrize(
+    "recorded",
+    [
+        torch.jit.script,
+        partial(torch.jit.trace, example_inputs=IMAGES, check_trace=False),
+        torch.fx.symbolic_trace,
+        lambda model: torch.export.export(model, (IMAGES,)).module(),
+    ],
+    ids=["script", "trace", "fx", "export"],
+)
+def test_recorded_while_training_the_network_drops_features(network, recorded):
+    model = recorded(network.train())
+    assert not torch.equal(model(IMAGES), model(IMAGES))
+
+
+@pytest.mark.parametrize("recorded", [torch.jit.script, torch.fx.symbolic_trace])
+def test_eval_switches_the_dropout_of_a_recorded_network_off(network, recorded):
+    model = recorded(network.train()).eval()
+    assert torch.equal(model(IMAGES), model(IMAGES))
+
+
+def test_features_are_taken_by_the_layers_name(network):
+    features = create_feature_extractor(network, {"features.12": "last"})(IMAGES)
+    assert features["last"].shape == (2, 512, 3, 3)
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A file of weights in place of torchvision's, served from 127.0.0.1, and the folder it is fetched to."""
+    served, home = tmp_path / "served", tmp_path / "home"
+    served.mkdir()
+    torch.manual_seed(0)
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), served / "weights")
+    digest = hashlib.sha256((served / "weights").read_bytes()).hexdigest()
+    file = (served / "weights").rename(served / f"squeezenet1_1-{digest[:8]}.pth")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=served))
+    threading.Thread(target=server.serve_forever).start()
+    weights = torchvision.models.SqueezeNet1_1_Weights.IMAGENET1K_V1
+    monkeypatch.setattr(weights.value, "url", f"http://127.0.0.1:{server.server_port}/{file.name}")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("TORCH_HOME", str(home))
+    yield file, home / "hub" / "checkpoints" / file.name
+    server.shutdown()
+    server.server_close()
+
+
+def test_fine_tuning_starts_from_the_published_features_and_new_logits(published, capsys):
+    served, fetched = published
+    theirs = torch.load(served, weights_only=True)
+    ours = squeezenet_imagenet(num_classes=7)
+    assert all(torch.equal(ours.features.state_dict()[name[9:]], theirs[name]) for name in list(theirs)[:-2])
+    assert ours(IMAGES).shape == (2, 7)
+    assert ours.eval()(IMAGES).min() < 0  # no ReLU on the logits
+    assert fetched.exists() and capsys.readouterr() == ("", "")
+    served.unlink()
+    squeezenet_imagenet(num_classes=7)  # from what was fetched
+
+
+def test_damaged_weights_are_told_and_not_kept(published):
+    served, fetched = published
+    served.write_bytes(served.read_bytes()[:-1000])
+    with pytest.raises(LabError, match="повреждённым") as told:
+        squeezenet_imagenet(10)
+    assert str(fetched) in str(told.value) and "\n" not in str(told.value)
+    assert list(fetched.parent.iterdir()) == []
+
+
+def test_weights_damaged_on_the_disk_are_fetched_anew(published):
+    served, fetched = published
+    fetched.parent.mkdir(parents=True)
+    fetched.write_bytes(served.read_bytes()[:-1000])
+    squeezenet_imagenet(10)
+    assert fetched.read_bytes() == served.read_bytes()
+
+
+def test_offline_the_missing_file_its_place_and_its_source_are_told(published, monkeypatch):
+    _, fetched = published
+    weights = torchvision.models.SqueezeNet1_1_Weights.IMAGENET1K_V1
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # nobody listens there
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/{fetched.name}"
+        monkeypatch.setattr(weights.value, "url", url)
+        with pytest.raises(LabError, match="ImageNet") as told:
+            squeezenet_imagenet(10)
+    assert str(fetched) in str(told.value) and url in str(told.value) and "\n" not in str(told.value)
+    assert list(fetched.parent.iterdir()) == []

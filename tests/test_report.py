@@ -1,4 +1,6 @@
-"""The recorded comparison, computed again from the text files of ``data/runs`` by other means: every number of its tables agrees."""
+"""The recorded comparison, computed again from the text files of ``data/runs`` by other means: every number
+of its tables agrees.
+"""
 
 import csv
 import json
@@ -10,8 +12,8 @@ import pytest
 from conftest import PROJECT
 from scipy.special import stdtr, stdtrit
 
-from labnn.report.tables import verdict
-from labnn.report.write import recorded_studies, recorded_tables
+from labnn.report import words
+from labnn.report.studies import STUDIES
 
 COMPARISON = PROJECT / "data" / "runs" / "comparison"
 TITLES = {"amsgrad": "AMSGrad", "adam": "Adam"}
@@ -58,14 +60,16 @@ def records() -> dict[str, list[dict]]:
 
 @pytest.fixture(scope="module")
 def tables():
-    return recorded_tables(recorded_studies(PROJECT / "data" / "runs"))
+    study = STUDIES["comparison"]
+    frames = study.tables(study.load(PROJECT / "data" / "runs"))
+    return {name: words.table(frame) for name, frame in frames.items()}
 
 
 def of(records: list[dict], optimizer: str, figure: str) -> list[float]:
     return [record[figure] for record in records if record["optimizer"] == optimizer]
 
 
-def words(value: float, digits: int, sign: str = "") -> str:
+def in_russian(value: float, digits: int, sign: str = "") -> str:
     return f"{value:{sign}.{digits}f}".replace(".", ",").replace("-", "−")
 
 
@@ -89,7 +93,7 @@ def test_rates_table_is_the_tuning_records(records, tables):
     table = tables["rates"].set_index("Скорость обучения")
     for record in records["tuning"]:
         cell = table.loc[f"{record['lr']:g}".replace(".", ","), f"{TITLES[record['optimizer']]}, %"]
-        assert cell.removesuffix(" ★") == words(record["accuracy"], 1)
+        assert cell.removesuffix(" ★") == in_russian(record["accuracy"], 1)
 
 
 def test_summary_table_is_mean_and_deviation_of_the_records(records, tables):
@@ -103,8 +107,8 @@ def test_summary_table_is_mean_and_deviation_of_the_records(records, tables):
         for column, (figure, digits) in columns.items():
             values = of(records["final"], optimizer, figure)
             assert (
-                table.loc[title, column]
-                == f"{words(statistics.mean(values), digits)} ± {words(statistics.stdev(values), digits)}"
+                table.loc[title, column] == f"{in_russian(statistics.mean(values), digits)} "
+                f"± {in_russian(statistics.stdev(values), digits)}"
             )
 
 
@@ -128,20 +132,20 @@ def test_statistics_table_is_students_and_the_exact_tests(records, tables):
         reach = stdtrit(n - 1, 0.975) * error
         row = table.loc[title]
         assert (row["Разность"], row["Разброс разностей"]) == (
-            words(mean, digits, "+"),
-            words(deviation, digits),
+            in_russian(mean, digits, "+"),
+            in_russian(deviation, digits),
         )
         assert (
             row["95 % по Стьюденту"]
-            == f"[{words(mean - reach, digits, '+')}; {words(mean + reach, digits, '+')}]"
+            == f"[{in_russian(mean - reach, digits, '+')}; {in_russian(mean + reach, digits, '+')}]"
         )
-        assert row["p (Стьюдент)"] in (words(2 * stdtr(n - 1, -abs(mean) / error), 3), "< 0,001")
+        assert row["p (Стьюдент)"] in (in_russian(2 * stdtr(n - 1, -abs(mean) / error), 3), "< 0,001")
         means = sorted(
             statistics.mean(subset) for size in range(1, n + 1) for subset in combinations(d, size)
         )
         outside = int(0.025 * 2**n)
         exact = (
-            f"[{words(means[outside - 1], digits, '+')}; {words(means[-outside], digits, '+')}]"
+            f"[{in_russian(means[outside - 1], digits, '+')}; {in_russian(means[-outside], digits, '+')}]"
             if outside
             else "—"
         )
@@ -150,7 +154,7 @@ def test_statistics_table_is_students_and_the_exact_tests(records, tables):
             abs(sum(s * x for s, x in zip(signs, d, strict=True))) >= abs(sum(d)) - 1e-9
             for signs in product((1, -1), repeat=n)
         )
-        assert row["p (перестановки знаков)"] in (words(as_far / 2**n, 3), "< 0,001")
+        assert row["p (перестановки знаков)"] in (in_russian(as_far / 2**n, 3), "< 0,001")
 
 
 def test_pairs_table_counts_photos_that_one_network_knows(records, tables):
@@ -164,13 +168,13 @@ def test_pairs_table_counts_photos_that_one_network_knows(records, tables):
         p_value = min(2 * sum(math.comb(sum(only), k) for k in range(min(only) + 1)) / 2 ** sum(only), 1)
         expected = [
             a["seed"],
-            words(a["accuracy"], 1),
-            words(b["accuracy"], 1),
-            words(a["accuracy"] - b["accuracy"], 1, "+"),
+            in_russian(a["accuracy"], 1),
+            in_russian(b["accuracy"], 1),
+            in_russian(a["accuracy"] - b["accuracy"], 1, "+"),
             *only,
         ]
         assert list(row)[:6] == expected
-        assert row[6] in (words(p_value, 3), "< 0,001")
+        assert row[6] in (in_russian(p_value, 3), "< 0,001")
 
 
 def test_milestones_table_is_the_first_epoch_that_reaches_each(records, tables):
@@ -186,8 +190,8 @@ def test_milestones_table_is_the_first_epoch_that_reaches_each(records, tables):
                 epochs += [at[0] + 1] if at else []
                 seconds += [sum(record["seconds"][: at[0] + 1])] if at else []
             if epochs:
-                assert row[f"{title}, эпох"].split(" ")[0] == words(statistics.mean(epochs), 1)
-                assert row[f"{title}, с"] == words(statistics.mean(seconds), 1)
+                assert row[f"{title}, эпох"].split(" ")[0] == in_russian(statistics.mean(epochs), 1)
+                assert row[f"{title}, с"] == in_russian(statistics.mean(seconds), 1)
             else:
                 assert row[f"{title}, эпох"] == row[f"{title}, с"] == "—"
 
@@ -202,6 +206,7 @@ def test_verdict_is_what_the_interval_says(records):
     reach = stdtrit(len(d) - 1, 0.975) * statistics.stdev(d) / math.sqrt(len(d))
     mean = statistics.mean(d)
     answer = "разница не доказана" if abs(mean) <= reach else "лучше AMSGrad" if mean > 0 else "лучше Adam"
-    text = verdict(recorded_studies(PROJECT / "data" / "runs").final)
-    assert text.startswith(f"AMSGrad и Adam: {answer}. AMSGrad минус Adam — {words(mean, 1, '+')} ")
-    assert f"[{words(mean - reach, 1, '+')}; {words(mean + reach, 1, '+')}]" in text
+    _, final = STUDIES["comparison"].load(PROJECT / "data" / "runs")
+    text = words.verdict(final)
+    assert text.startswith(f"AMSGrad и Adam: {answer}. AMSGrad минус Adam — {in_russian(mean, 1, '+')} ")
+    assert f"[{in_russian(mean - reach, 1, '+')}; {in_russian(mean + reach, 1, '+')}]" in text

@@ -9,7 +9,6 @@ import pytest
 from conftest import MINICARS, PROJECT, write_annotations
 
 from labnn.__main__ import main
-from labnn.data import open_dataset
 from labnn.experiment import OPTIMIZERS, Run
 
 
@@ -91,36 +90,6 @@ def test_other_data_or_lost_weights_are_told(labnn, train_small, tiny_root, tmp_
     assert status == 2 and "Веса" in told and told.count("\n") == 1
     status, _, told = labnn("variants", "--data", PROJECT / "data" / "minicars", "--run", folder)
     assert status == 2 and "другом наборе" in told
-
-
-def test_picture_in_both_parts_is_listed(labnn, tiny_root, tmp_path):
-    (tiny_root / "cars_test" / "00003.jpg").write_bytes((tiny_root / "cars_train" / "00005.jpg").read_bytes())
-    data = open_dataset(tiny_root)
-    boxes = data.test.boxes.copy()
-    boxes[2] = data.train.boxes[4]
-    write_annotations(
-        tiny_root / "cars_test_annos_withlabels.mat",
-        [path.name for path in data.test.paths],
-        data.test.labels + 1,
-        boxes,
-    )
-    status, told, _ = labnn(
-        "duplicates", "--data", tiny_root, "--out", tmp_path / "pairs.csv", "--cache", tmp_path / "cache"
-    )
-    assert status == 0 and told.startswith("Пар: 1,")
-    assert pd.read_csv(tmp_path / "pairs.csv", dtype=str)[["train_file", "test_file"]].values.tolist() == [
-        ["00005.jpg", "00003.jpg"]
-    ]
-
-
-def test_signal_at_the_start_is_written_for_every_convolution_of_three_networks(labnn, tiny_root, tmp_path):
-    status, _, error = labnn(
-        "signal", "--data", tiny_root, "--out", tmp_path / "signal.csv", "--cache", tmp_path / "cache"
-    )
-    assert status == 0, error
-    table = pd.read_csv(tmp_path / "signal.csv")
-    assert table.groupby("network").size().tolist() == [26, 26, 26]
-    assert list(table.columns) == ["network", "layer", "spread", "gradient"] and (table["gradient"] > 0).all()
 
 
 def damage_image(root):
@@ -246,7 +215,9 @@ def test_optimizer_of_the_users_own_is_compared_by_name_and_function(
     labnn, compare_small, tmp_path, monkeypatch
 ):
     (tmp_path / "mine.py").write_text(
-        "import torch\n\ndef make(weights, lr, decay):\n    return torch.optim.RMSprop(weights, lr, weight_decay=decay)\n",
+        "import torch\n\n"
+        "def make(weights, lr, decay):\n"
+        "    return torch.optim.RMSprop(weights, lr, weight_decay=decay)\n",
         encoding="utf-8",
     )
     monkeypatch.chdir(tmp_path)

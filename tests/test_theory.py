@@ -1,4 +1,6 @@
-"""The counter-example comes out as in the paper, and AMSGrad as the paper writes it is PyTorch's but for the corrections."""
+"""The counter-example comes out as in the paper, and AMSGrad as the paper writes it is PyTorch's but for the
+corrections.
+"""
 
 import numpy as np
 import pytest
@@ -60,7 +62,9 @@ TARGET = [-2.0, 0.5, 1.0, 3.0]
 
 @pytest.mark.parametrize("amsgrad", [False, True])
 def test_algorithm_2_is_pytorchs_with_both_corrections_in_the_step_size(amsgrad):
-    """sqrt(1 - beta2^t) / (1 - beta1^t): PyTorch takes the maximum of the raw moments and corrects afterwards."""
+    """sqrt(1 - beta2^t) / (1 - beta1^t): PyTorch takes the maximum of the raw moments and corrects
+    afterwards.
+    """
     lr = lambda t: 0.05 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t)  # noqa: E731
     points = algorithm_2(lambda t, x: 4 * (x - TARGET) ** 3, np.zeros(4), 300, lr, maximum=amsgrad)
     np.testing.assert_allclose(points, torch_points(amsgrad, 300, 0.05), rtol=1e-10)
@@ -89,7 +93,9 @@ def test_step_sizes_are_those_of_the_algorithms():
 
 
 def test_maximum_taken_after_the_correction_remembers_noisy_first_moments():
-    """The corrected moment of one large first gradient is that gradient's square; the raw one is a thousandth of it."""
+    """The corrected moment of one large first gradient is that gradient's square; the raw one is a thousandth
+    of it.
+    """
     gradients = np.full((100, 1), 0.1)
     gradients[0] = 10.0
     table = step_sizes(gradients)

@@ -1,4 +1,4 @@
-"""Training learns, is deterministic, goes on after an interruption, and keeps the original's calls and words."""
+"""Training learns, is deterministic, goes on when interrupted, and keeps the original's calls and words."""
 
 import functools
 import re
@@ -13,8 +13,9 @@ from torchvision.transforms import v2
 
 from labnn.data import CarModelsDataset
 from labnn.kit.errors import LabError
+from labnn.kit.losses import CosineCrossEntropy
 from labnn.model import SqueezeNet
-from labnn.train import HISTORY_COLUMNS, CosineCrossEntropy, evaluate, train_test
+from labnn.train import HISTORY_COLUMNS, evaluate, train_test
 
 COLUMNS = [
     "epoch",
@@ -184,7 +185,9 @@ def interrupt_after(epoch: int):
 
 
 def resumable(tmp_path, progress) -> pd.DataFrame:
-    """A training whose order of images depends on the pass only, as with ``Batches``, and which draws dropout."""
+    """A training whose order of images depends on the pass only, as with ``Batches``, and which draws
+    dropout.
+    """
     torch.manual_seed(0)
     model = SqueezeNet(10, dropout=0.5)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, amsgrad=True, fused=True)
@@ -232,3 +235,67 @@ def test_empty_loader_is_told():
     model = SqueezeNet(10)
     with pytest.raises(LabError, match="ни одного снимка"):
         evaluate(model, [])
+
+
+@pytest.mark.parametrize("place", ["loader", "sampler"])
+def test_order_of_a_loaders_own_generator_goes_on_where_it_was(tmp_path, place):
+    """``DataLoader(generator=...)`` draws the order of every pass from a state that only it has."""
+
+    def go(folder, progress):
+        torch.manual_seed(0)
+        model, data, generator = SqueezeNet(10, dropout=0.0), handful(), torch.Generator().manual_seed(7)
+        own = {"shuffle": True, "generator": generator}
+        if place == "sampler":
+            own = {"sampler": torch.utils.data.RandomSampler(data, generator=generator)}
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+        loaders = DataLoader(data, batch_size=4, **own), DataLoader(data, batch_size=4)
+        return train_test(model, optimizer, *loaders, 4, checkpoint=folder / "checkpoint", progress=progress)
+
+    (tmp_path / "whole").mkdir()
+    whole = go(tmp_path / "whole", lambda rows, epochs: None)
+    with pytest.raises(Interrupted):
+        go(tmp_path, interrupt_after(2))
+    resumed = go(tmp_path, lambda rows, epochs: None)
+    pd.testing.assert_frame_equal(
+        resumed.drop(columns="seconds"), whole.drop(columns="seconds"), check_exact=True
+    )
+
+
+class Averaging(torch.optim.SGD):
+    """As schedule-free optimizers are: steps in train mode, tested with other weights in eval mode."""
+
+    mode = "eval"
+
+    def train(self):
+        self._turn("train")
+
+    def eval(self):
+        self._turn("eval")
+
+    @torch.no_grad()
+    def _turn(self, mode):
+        factor = {"train": 1.0, "eval": 0.0}[mode]
+        if mode != self.mode:
+            for weight in self.param_groups[0]["params"]:
+                kept = self.state[weight].setdefault("kept", torch.zeros_like(weight))
+                now = weight.clone()
+                weight.copy_(kept if factor else torch.zeros_like(weight))
+                kept.copy_(now)
+        self.mode = mode
+
+    def step(self, closure=None):
+        assert self.mode == "train"
+        return super().step(closure)
+
+
+def test_optimizer_with_modes_trains_in_one_and_is_tested_in_the_other():
+    torch.manual_seed(0)
+    model, loader = SqueezeNet(10, dropout=0.0), DataLoader(handful(), batch_size=4)
+    optimizer = Averaging(model.parameters(), lr=1e-2)
+    optimizer.mode = "train"
+    history = train_test(model, optimizer, loader, loader, 3, progress=lambda rows, epochs: None)
+    assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0]  # what it steps is kept
+    assert (
+        history["test_loss"].tolist() == [pytest.approx(np.log(10), abs=1e-3)] * 3
+    )  # zero weights were tested
+    assert optimizer.mode == "eval"

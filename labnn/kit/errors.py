@@ -1,4 +1,4 @@
-"""The one exception for mistakes that the user can mend, and the check of a value that finds them."""
+"""The exceptions for mistakes that the user can mend, and the check of a value that finds them."""
 
 import os
 from collections.abc import Collection
@@ -7,11 +7,18 @@ from pathlib import Path
 
 
 class LabError(Exception):
-    """A mistake in what the user gave. Its text is one Russian sentence: what is wrong, where, and what to do."""
+    """A mistake in what the user gave. Its text is one Russian sentence: what is wrong, where, and what to
+    do.
+    """
+
+    def __init__(self, words: str = ""):
+        super().__init__(" ".join(str(words).split()))  # the name of a file may hold a new line
 
 
 class Diverged(LabError):
-    """A training whose loss is no longer a number: its settings are at fault, the data and the program are not."""
+    """A training whose loss is no longer a number: its settings are at fault, the data and the program are
+    not.
+    """
 
 
 def as_path(value: str | os.PathLike) -> Path:
@@ -38,7 +45,9 @@ def check(
     high: float | None = None,
     choices: Collection[str] = (),
 ) -> None:
-    """Raises ``LabError`` unless ``value`` is an int, float, bool or str, whichever ``kind`` says, from ``low`` to ``high`` or one of ``choices``."""
+    """Raises ``LabError`` unless ``value`` is of ``kind`` (int, float, bool, str), from ``low`` to ``high``,
+    one of ``choices``.
+    """
     expected, words = _KINDS[kind]
     if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
         raise LabError(f"Значение {name}={value!r} не годится: задайте {words}.")

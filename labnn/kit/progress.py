@@ -1,16 +1,42 @@
-"""What a training tells while it goes on: a line an epoch in a terminal, one living line in a notebook."""
+"""What a training shows while it goes on: lines in a terminal, one living line in a notebook."""
 
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-# Called after each epoch with the history so far, a dict an epoch, and the number of epochs that it will have.
+# Called after each epoch with the history so far, a dict an epoch, and the number of epochs that it will
+# have.
 Progress = Callable[[list[dict], int], None]
 
 
+def say(text: str, end: str = "\n") -> None:
+    """Prints; what the console cannot show becomes «?», and one that is gone ends no training."""
+    try:
+        print(text, end=end, flush=True)
+    except UnicodeEncodeError:
+        print(text.encode(sys.stdout.encoding, "replace").decode(sys.stdout.encoding), end=end, flush=True)
+    except (OSError, ValueError, AttributeError):  # its reader has left, it is closed, it lacks a method
+        pass
+
+
+def print_progress(rows: list[dict], epochs: int) -> None:
+    """Prints the newest epoch of ``rows`` in the words of the original laboratory work, after the last the
+    test accuracy.
+    """
+    row = rows[-1]
+    say(
+        f"Эпоха {row['epoch']}, Время обучения: {row['seconds']:.2f}c., "
+        f"Потери: {row['train_loss']:.4f}, Точность: {row['train_accuracy']:.2%}"
+    )
+    if row["epoch"] == epochs:
+        say(f"Тестовая точность: {row['test_accuracy']:.2%}")
+
+
 class Standing(NamedTuple):
-    """How far many runs are: runs and epochs done of all, what is recorded already among them, and the seconds left by the pace
-    so far (``None`` before there is one). ``finished`` is the run that has just ended, if one has."""
+    """How far many runs are: runs and epochs done of all, what is recorded already among them, and the
+    seconds left by the pace so far (``None`` before there is one). ``finished`` is the run that has just
+    ended, if one has.
+    """
 
     runs: int
     all_runs: int
@@ -20,111 +46,77 @@ class Standing(NamedTuple):
     finished: Any = None
 
     def __str__(self):
-        left = (
-            ""
-            if self.seconds_left is None or self.runs == self.all_runs
-            else f", осталось около {_clock(self.seconds_left)}"
-        )
+        left = ""
+        if self.seconds_left is not None and self.runs < self.all_runs:
+            left = f", осталось около {clock(self.seconds_left)}"
         return f"прогонов {self.runs} из {self.all_runs}, эпох {self.epochs} из {self.all_epochs}{left}"
 
 
-def print_standing(standing: Standing, words: Callable[[Any], str] = lambda run: "") -> None:
-    """Prints a line for each finished run, with its ``words``; in a terminal also, on one line, how far all runs are."""
-    terminal = sys.stdout.isatty()
-    if standing.finished is not None:
-        line = f"{standing}. {words(standing.finished)}"
-        print("\r" + line.ljust(80) if terminal else line, flush=True)
-    elif terminal:
-        print(f"\r{standing}".ljust(80), end="", flush=True)
+class Live:
+    """One line that is replaced as the work goes on: an output of its own in a notebook, the last line of a
+    terminal.
 
-
-def print_progress(rows: list[dict], epochs: int) -> None:
-    """Prints the newest epoch of ``rows`` in the words of the original laboratory work, and after the last the test accuracy."""
-    row = rows[-1]
-    print(
-        f"Эпоха {row['epoch']}, Время обучения: {row['seconds']:.2f}c., Потери: {row['train_loss']:.4f}, Точность: {row['train_accuracy']:.2%}",
-        flush=True,
-    )
-    if row["epoch"] == epochs:
-        print(f"Тестовая точность: {row['test_accuracy']:.2%}", flush=True)
-
-
-def print_decoding(done: int, total: int, title: str = "Декодирование") -> None:
-    """Shows in a terminal, on one line, how many images are decoded; nothing where the output goes to a file."""
-    if sys.stderr.isatty():
-        filled = 30 * done // total
-        line = f"\r{title} [{'#' * filled}{'.' * (30 - filled)}] {done} из {total}"
-        print(line, end="\n" if done == total else "", file=sys.stderr, flush=True)
-
-
-def print_download(done: int, total: int) -> None:
-    """``print_decoding`` for bytes that come from the network, in megabytes."""
-    print_decoding(done // 10**6, max(total // 10**6, 1), "Скачивание, МБ")
-
-
-class LiveDecoding:
-    """``print_decoding`` for a notebook: one line of output, replaced as it goes."""
-
-    def __init__(self):
-        self._handle = _display("")
-
-    def __call__(self, done: int, total: int) -> None:
-        _update(self._handle, f"Декодировано снимков: {done} из {total}")
-
-
-class LiveDownload(LiveDecoding):
-    """``print_download`` for a notebook."""
-
-    def __call__(self, done: int, total: int) -> None:
-        _update(self._handle, f"Скачано МБ: {done // 10**6} из {total // 10**6}")
-
-
-class LiveProgress:
-    """A notebook's progress: one line of output for a run, replaced after each epoch, with the time left.
-
-    The notebook keeps its last state only, as plain text, with no widget.
+    A notebook keeps its last state, as plain text, with no widget. A file gets the lines of finished runs
+    only. Its methods are what takes a ``progress``: ``count`` for photos or megabytes (done, all), ``epochs``
+    for one training (``Progress``), ``standing`` for many runs (``Standing``), with the ``words`` of each run
+    that has ended.
     """
 
-    def __init__(self, title: str):
-        self.title = title
-        self._handle = _display(f"{title}: первая эпоха…")
+    def __init__(self, title: str = "", words: Callable[[Any], str] = lambda run: ""):
+        self.title = f"{title}: " if title else ""
+        self.words = words
+        self._handle = None
 
-    def __call__(self, rows: list[dict], epochs: int) -> None:
-        row = rows[-1]
-        spent = sum(row["seconds"] for row in rows)
-        left = spent / len(rows) * (epochs - len(rows))
-        state = f"осталось около {_clock(left)}" if len(rows) < epochs else f"готово за {_clock(spent)}"
-        accuracy = next(
-            row["test_accuracy"] for row in reversed(rows) if row["test_accuracy"] == row["test_accuracy"]
-        )  # the last not NaN
-        text = (
-            f"{self.title}: эпоха {row['epoch']} из {epochs}, потери {row['train_loss']:.4f}, точность {row['train_accuracy']:.2%}, "
-            f"на тесте {accuracy:.2%}; {state}"
+    def count(self, done: int, total: int) -> None:
+        self.show(f"{done} из {total}", last=done == total)
+
+    def epochs(self, rows: list[dict], epochs: int) -> None:
+        row, spent = rows[-1], sum(row["seconds"] for row in rows)
+        tested = [
+            row["test_accuracy"] for row in rows if row["test_accuracy"] == row["test_accuracy"]
+        ]  # not NaN
+        left = f"осталось около {clock(spent / len(rows) * (epochs - len(rows)))}"
+        self.show(
+            f"эпоха {row['epoch']} из {epochs}, потери {row['train_loss']:.4f}, "
+            f"точность {row['train_accuracy']:.2%}, на тесте {tested[-1]:.2%}; "
+            f"{left if len(rows) < epochs else f'готово за {clock(spent)}'}",
+            last=len(rows) == epochs,
         )
-        _update(self._handle, text)
+
+    def standing(self, standing: Standing) -> None:
+        ended = standing.finished is not None
+        words = f". {self.words(standing.finished)}" if ended and not _in_notebook() else ""
+        self.show(f"{standing}{words}", last=ended)
+
+    def show(self, text: str, *, last: bool = False) -> None:
+        """Replaces the line by ``text``; the ``last`` state of it stays."""
+        text = self.title + text
+        if _in_notebook():
+            from IPython.display import display  # here, so that a terminal needs no IPython
+
+            if self._handle is None:
+                self._handle = display({"text/plain": text}, raw=True, display_id=True)
+            else:
+                self._handle.update({"text/plain": text}, raw=True)
+        elif _in_terminal():
+            say("\r" + text.ljust(80), end="\n" if last else "")
+        elif last and not self.title:
+            say(text)
 
 
-class LiveStanding:
-    """``print_standing`` for a notebook: one line of output, replaced as it goes."""
-
-    def __init__(self, title: str):
-        self.title = title
-        self._handle = _display(f"{title}: …")
-
-    def __call__(self, standing: Standing) -> None:
-        _update(self._handle, f"{self.title}: {standing}")
-
-
-def _display(text: str):
-    from IPython.display import display  # here, so that a terminal needs no IPython
-
-    return display({"text/plain": text}, raw=True, display_id=True)
-
-
-def _update(handle, text: str) -> None:
-    handle.update({"text/plain": text}, raw=True)
-
-
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """«1:05», from an hour on «1:00:05»."""
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes}:{seconds:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def _in_terminal() -> bool:
+    try:
+        return sys.stdout.isatty()
+    except (AttributeError, ValueError):  # none (pythonw), one of the user's own, a closed one
+        return False
+
+
+def _in_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")

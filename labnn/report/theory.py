@@ -1,4 +1,6 @@
-"""Adam against AMSGrad without a network: the counter-example of Reddi, Kale and Kumar (ICLR 2018, arXiv 1904.09237)."""
+"""Adam against AMSGrad without a network: the counter-example of Reddi, Kale and Kumar (ICLR 2018, arXiv
+1904.09237).
+"""
 
 from collections.abc import Callable
 from itertools import accumulate
@@ -19,10 +21,12 @@ def algorithm_2(
     maximum: bool = True,
     project: Callable[[np.ndarray], np.ndarray] = lambda x: x,
 ) -> np.ndarray:
-    """AMSGrad as Algorithm 2 of the paper has it (page 6); without the ``maximum``, Adam as its Algorithm 1 with the paper's moments.
+    """AMSGrad as Algorithm 2 of the paper has it (page 6); without the ``maximum``, Adam as its Algorithm 1
+    with the paper's moments.
 
-    ``gradient(t, x)`` and the step size ``lr(t)`` for t from 1; ``project`` maps onto the feasible set. Returns the points from the
-    start on, float ``(steps + 1, *x.shape)``. No bias correction and no eps: a first gradient of 0 gives NaN, 0 / 0.
+    ``gradient(t, x)`` and the step size ``lr(t)`` for t from 1; ``project`` maps onto the feasible set.
+    Returns the points from the start on, float ``(steps + 1, *x.shape)``. No bias correction and no eps: a
+    first gradient of 0 gives NaN, 0 / 0.
     """
     m = v = v_hat = np.zeros_like(x)
     points = [x]
@@ -39,12 +43,13 @@ def algorithm_2(
 def counter_example(
     gradients: np.ndarray, lr: float, beta1: float = 0.9, beta2: float = 0.99
 ) -> pd.DataFrame:
-    """Adam and AMSGrad on f_t(x) = g_t x over [-1, 1] from x = 0, for given ``gradients`` g_t, float ``(steps,)``, and a constant ``lr``.
+    """Adam and AMSGrad on f_t(x) = g_t x over [-1, 1] from x = 0, for given ``gradients`` g_t, float
+    ``(steps,)``, and a constant ``lr``.
 
-    The gradients of these functions do not depend on x, so that ``algorithm_2`` need not go step by step: the moments are
-    linear filters, the maximum a running one, and only the projection is left for a loop. A row a step: ``step``, and for "adam" and
-    "amsgrad" the point before it, ``x_...``, and the average regret up to it, ``regret_...``: of f_t(x_t) - f_t(-1), as -1 is the best
-    point of both examples.
+    The gradients of these functions do not depend on x, so that ``algorithm_2`` need not go step by step: the
+    moments are linear filters, the maximum a running one, and only the projection is left for a loop. A row a
+    step: ``step``, and for "adam" and "amsgrad" the point before it, ``x_...``, and the average regret up to
+    it, ``regret_...``: of f_t(x_t) - f_t(-1), as -1 is the best point of both examples.
     """
     m = lfilter([1 - beta1], [1, -beta1], gradients)
     v = lfilter([1 - beta2], [1, -beta2], gradients**2)
@@ -64,19 +69,20 @@ def online_gradients(steps: int) -> np.ndarray:
 
 
 def stochastic_gradients(steps: int, seed: int = 0) -> np.ndarray:
-    """The paper's stochastic example: f_t(x) = 1010 x with probability 0.01, else -10 x; float ``(steps,)``."""
+    """The paper's stochastic example: f_t(x) = 1010 x with probability 0.01, else -10 x; ``(steps,)``."""
     return np.where(np.random.default_rng(seed).random(steps) < 0.01, 1010.0, -10.0)
 
 
 def step_sizes(
     gradients: np.ndarray, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8
 ) -> pd.DataFrame:
-    """How far three AMSGrads step along the same ``gradients``, float ``(steps, weights)``, at a learning rate of 1.
+    """How far three AMSGrads step along the same ``gradients``, float ``(steps, weights)``, at a learning
+    rate of 1.
 
-    A row a step: ``step`` and the root mean square over the weights of the step of "paper", Algorithm 2; of "torch", which corrects
-    the bias of both moments after the maximum, m / (1 - beta1^t) / (sqrt(max v / (1 - beta2^t)) + eps); and of "corrected_first", the
-    maximum of already corrected moments, m / (1 - beta1^t) / (sqrt(max(v / (1 - beta2^t))) + eps), as in Optax. A weight whose
-    gradients have all been 0 does not move.
+    A row a step: ``step`` and the root mean square over the weights of the step of "paper", Algorithm 2; of
+    "torch", which corrects the bias of both moments after the maximum, m / (1 - beta1^t) / (sqrt(max v / (1 -
+    beta2^t)) + eps); and of "corrected_first", the maximum of already corrected moments, m / (1 - beta1^t) /
+    (sqrt(max(v / (1 - beta2^t))) + eps), as in Optax. A weight whose gradients have all been 0 does not move.
     """
     m = lfilter([1 - beta1], [1, -beta1], gradients, axis=0)
     v = lfilter([1 - beta2], [1, -beta2], gradients**2, axis=0)

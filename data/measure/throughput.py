@@ -1,8 +1,8 @@
-"""Images per second of one training, side by side: the original's loop, labnn, the bare step, and other loops where installed.
+"""Images per second of one training, side by side: the original's loop, labnn, the bare step, other loops.
 
-Run by hand: ``python tests/bench_throughput.py``. Every variant works in a process of its own, because labnn's memory setting
-holds for a whole process, and the variants take turns, so that a drift of the machine meets them all; the first steps of each
-are not timed. ``--memory`` measures instead how time and memory grow with the number of photos.
+Every variant works in a process of its own, because labnn's memory setting holds for a whole process, and
+they take turns, so that a drift of the machine meets them all; the first steps of each are not timed.
+``--memory`` measures instead how time and memory grow with the number of photos.
 """
 
 import argparse
@@ -17,9 +17,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import cycle, islice
 from math import isnan, nan
 from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(PROJECT))
 
 import numpy as np
 import torch
@@ -29,15 +33,14 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 from torchvision import transforms
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 from labnn.batches import Augment, Batches, Mix, decode_images
 from labnn.cars.layouts import write_annotations
 from labnn.data import open_dataset
 from labnn.experiment import Experiment
+from labnn.kit.errors import LabError
+from labnn.kit.hardware import autocast, keep_freed_memory, precision
 from labnn.model import SqueezeNet
-from labnn.report.tables import number
-from labnn.train import autocast, keep_freed_memory, precision, train_epoch
+from labnn.train import train_epoch
 
 CLASSES = 196  # the official data set's, so that any data set is trained with the same network
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -50,9 +53,9 @@ def train_part(options):
 
 
 def transformed(dataset, size):
-    dataset.transform = transforms.Compose(
-        [transforms.Resize((size, size)), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
-    )
+    """``dataset`` with the original's transforms."""
+    steps = [transforms.Resize((size, size)), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+    dataset.transform = transforms.Compose(steps)
     return dataset
 
 
@@ -62,9 +65,12 @@ def reference_model(options):
 
 def plain_model(options):
     """labnn's network without batch norm: the same as torchvision's."""
-    return SqueezeNet(CLASSES, options.version, batch_norm=False).to(
-        options.device, memory_format=torch.channels_last
-    )
+    model = SqueezeNet(CLASSES, options.version, batch_norm=False)
+    return model.to(options.device, memory_format=torch.channels_last)
+
+
+def amsgrad(model, **options):
+    return torch.optim.Adam(model.parameters(), lr=1e-4, amsgrad=True, **options)
 
 
 def wait(options) -> None:
@@ -84,7 +90,7 @@ def seconds(options, work) -> float:
 def original(options) -> float:
     """The student's loop: float32, a plain Adam, numbers read from the device at every step."""
     model, criterion = reference_model(options), nn.CrossEntropyLoss()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, amsgrad=True)
+    optimizer = amsgrad(model)
     dataset = transformed(train_part(options), options.image_size)
 
     def epoch(part):
@@ -105,40 +111,42 @@ def original(options) -> float:
 
 
 def with_labnn(options, augmented: bool) -> float:
-    """An epoch of ``train_epoch`` over ``Batches``, with the augmentation of the default recipe or none; decoded before."""
+    """An epoch of ``train_epoch`` over decoded photos, with the default recipe's augmentation or none."""
     size, dataset, recipe = options.image_size, train_part(options), Experiment()
     images = decode_images(dataset, size * 5 // 4 if augmented else size, options.cache)
     tools = {"device": options.device, "shuffle": True}
     if augmented:
-        tools |= {
-            "augment": Augment(size, recipe.min_crop_area, recipe.mirror, recipe.colour),
-            "mix": Mix(CLASSES, recipe.mix),
-        }
+        tools["augment"] = Augment(size, recipe.min_crop_area, recipe.mirror, recipe.colour)
+        tools["mix"] = Mix(CLASSES, recipe.mix)
     first = 3 * options.batch_size
     warm_up = Batches(images[:first], dataset.labels[:first], options.batch_size, **tools)
     batches = Batches(images, dataset.labels, options.batch_size, **tools)
     keep_freed_memory()
     model = plain_model(options)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, amsgrad=True, fused=True)
+    optimizer = amsgrad(model, fused=True)
     train_epoch(model, optimizer, warm_up)
     return options.images / seconds(options, lambda: train_epoch(model, optimizer, batches))
 
 
+def bf16_step(device, model, optimizer, images, labels) -> None:
+    with autocast(device):
+        loss = nn.functional.cross_entropy(model(images), labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
 def one_batch(options, model) -> float:
-    """Steps of ``model`` on one batch that is on the device already, with autocast, channels-last memory and a fused Adam."""
+    """Steps of ``model`` on one batch that lies on the device: autocast, channels last, a fused Adam."""
     device, size, batch = torch.device(options.device), options.image_size, options.batch_size
     model.to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, amsgrad=True, fused=True)
+    optimizer = amsgrad(model, fused=True)
     images = torch.randn(batch, 3, size, size, device=device).to(memory_format=torch.channels_last)
     labels = torch.randint(CLASSES, (batch,), device=device)
 
     def steps(count):
         for _ in range(count):
-            with autocast(device):
-                loss = nn.functional.cross_entropy(model(images), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            bf16_step(device, model, optimizer, images, labels)
 
     steps(3)
     count = max(options.images // batch, 1)
@@ -150,26 +158,25 @@ def ceiling(options) -> float:
     return one_batch(options, plain_model(options))
 
 
+def plain_step(options) -> float:
+    return one_batch(options, reference_model(options))
+
+
 def with_timm(options) -> float:
     """timm's loader over the same photos, and the usual bf16 loop without reads from the device."""
     from timm.data import create_loader
 
     device, shape = torch.device(options.device), (3, options.image_size, options.image_size)
     workers = {"use_prefetcher": False, "num_workers": 2, "persistent_workers": False}
-    loader = create_loader(
-        train_part(options), shape, options.batch_size, is_training=True, no_aug=True, **workers
-    )
+    photos = train_part(options)
+    loader = create_loader(photos, shape, options.batch_size, is_training=True, no_aug=True, **workers)
     model = reference_model(options).to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, amsgrad=True, fused=True)
+    optimizer = amsgrad(model, fused=True)
 
     def epoch(batches):
         for images, labels in islice(loader, batches):
             images = images.to(device, memory_format=torch.channels_last)
-            with autocast(device):
-                loss = nn.functional.cross_entropy(model(images), labels.to(device))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            bf16_step(device, model, optimizer, images, labels.to(device))
 
     epoch(2)
     return len(loader) * options.batch_size / seconds(options, lambda: epoch(None))
@@ -180,7 +187,7 @@ def lightning_package() -> str | None:
 
 
 def with_lightning(options) -> float:
-    """Lightning's ``Trainer`` over the original's loader; timed from the end of the first epoch to that of the second."""
+    """Lightning's ``Trainer`` over the original's loader, timed from the end of the first epoch."""
     lightning = importlib.import_module(lightning_package())
     ends = []
 
@@ -193,27 +200,34 @@ def with_lightning(options) -> float:
             return nn.functional.cross_entropy(self.model(batch[0]), batch[1])
 
         def configure_optimizers(self):
-            return torch.optim.Adam(self.parameters(), lr=1e-4, amsgrad=True)
+            return amsgrad(self)
 
         def on_train_epoch_end(self):
             wait(options)
             ends.append(time.perf_counter())
 
-    loader = DataLoader(
-        transformed(train_part(options), options.image_size), options.batch_size, shuffle=True, num_workers=2
+    dataset = transformed(train_part(options), options.image_size)
+    loader = DataLoader(dataset, options.batch_size, shuffle=True, num_workers=2)
+    trainer = lightning.Trainer(
+        max_epochs=2,
+        precision="bf16-mixed" if precision(torch.device(options.device)) == "bfloat16" else "32-true",
+        accelerator="gpu" if options.device.startswith("cuda") else "cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
     )
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    numbers = "bf16-mixed" if precision(torch.device(options.device)) == "bfloat16" else "32-true"
-    accelerator = "gpu" if options.device.startswith("cuda") else "cpu"
-    lightning.Trainer(max_epochs=2, precision=numbers, accelerator=accelerator, devices=1, **quiet).fit(
-        Module(), loader
-    )
+    trainer.fit(Module(), loader)
     return options.images / (ends[1] - ends[0])
+
+
+def decode(options) -> float:
+    """Photos decoded a second; leaves both decoded arrays in the cache for the other variants."""
+    dataset = train_part(options)
+    spent = seconds(options, lambda: decode_images(dataset, options.image_size, options.cache))
+    decode_images(dataset, options.image_size * 5 // 4, options.cache)
+    return options.images / spent
 
 
 # Title, whose network, and what measures images per second.
@@ -223,18 +237,10 @@ VARIANTS = {
         "torchvision",
         original,
     ),
-    "labnn": (
-        "(b1) labnn, предобработка исходной работы",
-        "labnn",
-        lambda options: with_labnn(options, augmented=False),
-    ),
-    "recipe": ("(b2) labnn, искажения рецепта", "labnn", lambda options: with_labnn(options, augmented=True)),
+    "labnn": ("(b1) labnn, предобработка исходной работы", "labnn", partial(with_labnn, augmented=False)),
+    "recipe": ("(b2) labnn, искажения рецепта", "labnn", partial(with_labnn, augmented=True)),
     "ceiling": ("(c) предел: шаг labnn, один и тот же пакет", "labnn", ceiling),
-    "plain": (
-        "(p) обычный шаг, один и тот же пакет",
-        "torchvision",
-        lambda options: one_batch(options, reference_model(options)),
-    ),
+    "plain": ("(p) обычный шаг, один и тот же пакет", "torchvision", plain_step),
     "timm": ("(d) загрузчик timm, обычный цикл", "torchvision", with_timm),
     "lightning": ("(d) Lightning, загрузчик исходного цикла", "torchvision", with_lightning),
 }
@@ -246,63 +252,67 @@ RATIOS = {
 }
 
 
-def in_own_process(options, *arguments: str) -> dict:
-    """What this script prints, called anew with ``arguments`` and the same options."""
+def in_own_process(options, part: str) -> dict:
+    """What this script prints as ``--only part``, called anew with the same options."""
     names = ("data", "version", "image_size", "batch_size", "images", "device", "cache", "steps")
     same = [text for name in names for text in (f"--{name.replace('_', '-')}", str(getattr(options, name)))]
-    result = subprocess.run([sys.executable, __file__, *same, *arguments], capture_output=True, text=True)
+    command = [sys.executable, __file__, *same, "--only", part]
+    result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
-        raise SystemExit(result.stderr)
+        sys.stderr.write(result.stderr)
+        raise SystemExit(result.returncode)
     return json.loads(result.stdout.splitlines()[-1])
 
 
 def compare(options) -> None:
-    """Prints the table of all variants and their ratios."""
-    absent = [
-        name
-        for name, there in {
-            "timm": importlib.util.find_spec("timm"),
-            "lightning": lightning_package(),
-        }.items()
-        if not there
-    ]
-    names = [name for name in VARIANTS if name not in absent]
-    decoding = in_own_process(options, "--only", "decode")["rate"]
+    """Prints the table of the variants and their ratios."""
+    packages = {"timm": importlib.util.find_spec("timm"), "lightning": lightning_package()}
+    absent = [name for name, found in packages.items() if not found and name in options.variants]
+    names = [name for name in options.variants if name not in absent]
+    decoding = in_own_process(options, "decode")["rate"]
     rates = {name: [] for name in names}
     for _ in range(options.rounds):
         for name in names:
-            rates[name].append(in_own_process(options, "--only", name)["rate"])
-    print(
-        f"{machine(options)}; снимков в эпохе {options.images}; медиана и размах, повторов: {options.rounds}.\n"
+            rates[name].append(in_own_process(options, name)["rate"])
+    repeats = f"медиана и размах, повторов: {options.rounds}"
+    print(f"{machine(options)}; снимков в эпохе {options.images}; {repeats}.\n")
+    print_row(
+        "Цикл", "Сеть, сторона снимка, пакет, устройство, точность чисел", "Снимков в секунду", "Размах"
     )
-    print(
-        "| Цикл | Сеть, сторона снимка, пакет, устройство, точность чисел | Снимков в секунду | Размах |\n|:--|:--|--:|--:|"
-    )
+    print("|:--|:--|--:|--:|")
     for name in names:
         spread = f"{number(min(rates[name]), 1)}–{number(max(rates[name]), 1)}"
-        print(
-            f"| {VARIANTS[name][0]} | {conditions(options, name)} | {number(statistics.median(rates[name]), 1)} | {spread} |"
-        )
+        middle = number(statistics.median(rates[name]), 1)
+        print_row(VARIANTS[name][0], conditions(options, name), middle, spread)
     ratios = [
         f"{title} = {number(statistics.median(np.divide(rates[a], rates[b])), 2)}"
         for title, (a, b) in RATIOS.items()
+        if a in rates and b in rates
     ]
     print(f"\nОтношения, медианы по повторам: {'; '.join(ratios)}.\n")
     print(
-        f"Декодирование, один раз до обучения, в (b1) и (b2) не входит: {number(decoding, 0)} снимков в секунду, "
-        f"{number(options.images / decoding, 2)} с, ядер: {os.cpu_count()}."
+        "Декодирование, один раз до обучения, в (b1) и (b2) не входит: "
+        f"{number(decoding, 0)} снимков в секунду, {number(options.images / decoding, 2)} с, "
+        f"ядер: {os.cpu_count()}."
     )
     if absent:
         print(f"\nНе установлены и не измерены: {', '.join(absent)}.")
 
 
+def print_row(*cells) -> None:
+    print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+
+def number(value: float, digits: int) -> str:
+    return "—" if isnan(value) else f"{value:.{digits}f}".replace(".", ",")
+
+
 def machine(options) -> str:
     device = torch.device(options.device)
-    chip = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else torch.cpu.get_capabilities().get("cpu_name", "процессор")
-    )
+    if device.type == "cuda":
+        chip = torch.cuda.get_device_name(device)
+    else:
+        chip = torch.cpu.get_capabilities().get("cpu_name", "процессор")
     return f"{chip}, ядер: {os.cpu_count()}, потоков: {torch.get_num_threads()}, PyTorch {torch.__version__}"
 
 
@@ -312,35 +322,20 @@ def conditions(options, name: str) -> str:
     return f"{network}, {options.image_size}, {options.batch_size}, {options.device}, {numbers}"
 
 
-def decode(options) -> float:
-    """Photos decoded a second; leaves both decoded arrays in the cache for the other variants."""
-    dataset = train_part(options)
-    time_spent = seconds(options, lambda: decode_images(dataset, options.image_size, options.cache))
-    decode_images(dataset, options.image_size * 5 // 4, options.cache)
-    return options.images / time_spent
-
-
 def grow(options) -> None:
     """Prints time and memory for each of ``--counts`` generated photos."""
-    memory = ["анонимная после открытия набора", "анонимная, наибольшая", "вся, наибольшая (VmHWM)"]
-    titles = [
-        "Снимков",
-        "Декодирование, с",
-        "Снимков в секунду",
-        f"Шагов: {options.steps}, с",
-        *(f"Память, МиБ: {kind}" for kind in memory),
-    ]
     print(f"{machine(options)}; SqueezeNet 1.1, 64 пикселя, пакет 32, {options.device}.\n")
-    print(f"| {' | '.join(titles)} |\n|{'--:|' * len(titles)}")
+    times = ("Декодирование, с", "Снимков в секунду", f"Шагов: {options.steps}, с")
+    memory = ("анонимная после открытия набора", "анонимная, наибольшая", "вся, наибольшая (VmHWM)")
+    print_row("Снимков", *times, *(f"Память, МиБ: {kind}" for kind in memory))
+    print(f"|{'--:|' * 7}")
     for count in options.counts:
         with tempfile.TemporaryDirectory() as folder:
             options.data, options.cache = generate(Path(folder), count), Path(folder) / "cache"
-            told = in_own_process(options, "--only", "growth")
-        times = [number(told["decoding"], 1), number(count / told["decoding"], 0), number(told["steps"], 1)]
-        sizes = [
-            "—" if isnan(told[key]) else number(told[key], 0) for key in ("opened", "anonymous", "resident")
-        ]
-        print(f"| {' | '.join([str(count), *times, *sizes])} |", flush=True)
+            seen = in_own_process(options, "growth")
+        sizes = [number(seen[key], 0) for key in ("opened", "anonymous", "resident")]
+        spent = [number(seen["decoding"], 1), number(count / seen["decoding"], 0), number(seen["steps"], 1)]
+        print_row(count, *spent, *sizes)
 
 
 def growth(options) -> dict:
@@ -351,26 +346,19 @@ def growth(options) -> dict:
         decoding = seconds(options, lambda: decode_images(dataset, 64, options.cache))
         keep_freed_memory()
         model = SqueezeNet(CLASSES).to(options.device, memory_format=torch.channels_last)
-        optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, amsgrad=True, fused=True)
-        images = decode_images(dataset, 64, options.cache)
-        batches = Batches(
-            images, dataset.labels, 32, device=options.device, shuffle=True, augment=Augment(64)
-        )
+        optimizer = amsgrad(model, fused=True)
+        tools = {"device": options.device, "shuffle": True, "augment": Augment(64)}
+        batches = Batches(decode_images(dataset, 64, options.cache), dataset.labels, 32, **tools)
         train_epoch(model, optimizer, islice(batches, 3))
         steps = islice((batch for epoch in cycle([batches]) for batch in epoch), options.steps)
         spent = seconds(options, lambda: train_epoch(model, optimizer, steps))
-    return {
-        "decoding": decoding,
-        "steps": spent,
-        "opened": opened,
-        "anonymous": max(seen),
-        "resident": mebibytes("VmHWM"),
-    }
+    memory = {"opened": opened, "anonymous": max(seen), "resident": mebibytes("VmHWM")}
+    return {"decoding": decoding, "steps": spent} | memory
 
 
 @contextmanager
 def peak_anonymous() -> Iterator[list[float]]:
-    """Anonymous memory, read every 20 ms: mapped files, which the system may drop at any time, are not in it."""
+    """Anonymous memory, read every 20 ms: mapped files, which the system may drop, are not in it."""
     seen, done = [mebibytes("RssAnon")], threading.Event()
 
     def watch():
@@ -395,48 +383,51 @@ def mebibytes(field: str) -> float:
 
 def generate(root: Path, count: int) -> Path:
     """A data set of ``count`` photos in the official layout: 64 different noise pictures under many names."""
-    for folder in ("cars_train", "cars_test"):
-        (root / folder).mkdir()
+    photos, test = root / "cars_train", root / "cars_test"
+    photos.mkdir()
+    test.mkdir()
+    names = [f"{index + 1:06d}.jpg" for index in range(count)]
     random = np.random.default_rng(0)
-    for index in range(64):
-        coarse = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8))
-        coarse.resize((170, 128), Image.Resampling.BICUBIC).save(root / "cars_train" / f"{index + 1:06d}.jpg")
-    for index in range(64, count):
-        os.link(
-            root / "cars_train" / f"{index % 64 + 1:06d}.jpg", root / "cars_train" / f"{index + 1:06d}.jpg"
-        )
-    os.link(root / "cars_train" / "000001.jpg", root / "cars_test" / "000001.jpg")
-    names, labels, boxes = (
-        [f"{index + 1:06d}.jpg" for index in range(count)],
-        np.arange(count) % 196,
-        np.tile((1, 1, 170, 128), (count, 1)),
-    )
+    for index, name in enumerate(names):
+        if index < 64:
+            coarse = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+            coarse.resize((170, 128), Image.Resampling.BICUBIC).save(photos / name)
+        else:
+            os.link(photos / names[index % 64], photos / name)
+    os.link(photos / names[0], test / names[0])
+    labels, boxes = np.arange(count) % CLASSES, np.tile((1, 1, 170, 128), (count, 1))
     parts = {"train": (names, labels, boxes), "test": (names[:1], labels[:1], boxes[:1])}
-    write_annotations(root, parts, [f"класс {index + 1}" for index in range(196)])
+    write_annotations(root, parts, [f"класс {index + 1}" for index in range(CLASSES)])
     return root
 
 
-def main() -> None:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description="Снимков в секунду: исходный цикл, labnn, голый шаг и чужие циклы, по очереди.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--data", type=Path, default=Path(__file__).parent.parent / "data" / "minicars")
-    parser.add_argument("--version", default="1_0")
-    parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--images", type=int, default=640)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    minicars = PROJECT / "data" / "minicars"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--data", type=Path, default=minicars, help="корень набора данных")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=[*VARIANTS], help="что измерить")
+    parser.add_argument("--version", default="1_0", choices=("1_0", "1_1"), help="версия SqueezeNet")
+    parser.add_argument("--image-size", type=int, default=224, help="сторона снимка, пикселей")
+    parser.add_argument("--batch-size", type=int, default=32, help="размер пакета")
+    parser.add_argument("--images", type=int, default=640, help="снимков в эпохе")
+    parser.add_argument("--rounds", type=int, default=3, help="сколько раз измерить каждый цикл")
+    parser.add_argument("--device", default=device, help="устройство: cpu, cuda, cuda:1")
     parser.add_argument(
-        "--memory", action="store_true", help="growth of time and memory with the number of photos"
+        "--memory", action="store_true", help="измерить рост времени и памяти с числом снимков"
     )
-    parser.add_argument(
-        "--counts", type=int, nargs="+", default=[1000, 8000, 64000], help="numbers of photos for --memory"
-    )
-    parser.add_argument("--steps", type=int, default=200, help="timed training steps for --memory")
+    parser.add_argument("--counts", type=int, nargs="+", default=[1000, 8000, 64000], help="числа снимков")
+    parser.add_argument("--steps", type=int, default=200, help="измеряемых шагов для каждого числа снимков")
     parser.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--only", choices=[*VARIANTS, "decode", "growth"], help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
     with tempfile.TemporaryDirectory() as folder:
         options.cache = options.cache or Path(folder)
         if options.only == "growth":
@@ -451,4 +442,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except LabError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,152 @@
+"""What is looked at before the first step, so that a mistake is told then and not trained on in silence."""
+
+import inspect
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from labnn.kit.errors import LabError, check
+from labnn.kit.identity import definition
+
+# What a schedule changes as it goes.
+_STATE = {
+    "T_cur",
+    "T_i",
+    "last_epoch",
+    "_step_count",
+    "_last_lr",
+    "_get_lr_called_within_step",
+    "_is_initial",
+}
+
+
+def look_at_settings(epochs: int, test_every: int, ema_decay: float, precision: str | None) -> None:
+    """Raises ``LabError`` for numbers and words that no training can have."""
+    check("epochs", epochs, int, 1, 10**6)
+    check("test_every", test_every, int, 1, 10**6)
+    check("ema_decay", ema_decay, float, 0, 0.999999)
+    check("precision", precision or "float32", str, choices=("float32", "bfloat16", "float16"))
+
+
+def look_at_parts(
+    model: nn.Module, optimizer: Optimizer, scheduler: Any, loader: Iterable, epochs: int
+) -> None:
+    """Raises ``LabError`` for parts that belong to different trainings, or that cannot be stepped."""
+    held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+    learned = [weight for weight in model.parameters() if weight.requires_grad]
+    if not any(id(weight) in held for weight in learned):
+        raise LabError(
+            "Оптимизатор не держит ни одного веса этой сети: создайте его заново от model.parameters()."
+        )
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        name = type(optimizer).__name__
+        raise LabError(
+            f"Шагу {name} нужна функция потерь (closure), train_test её не даёт: возьмите другой оптимизатор."
+        )
+    if scheduler is None:
+        return
+    if getattr(scheduler, "optimizer", optimizer) is not optimizer:
+        raise LabError("Расписание создано для другого оптимизатора: создайте его заново для этого.")
+    if "metrics" in inspect.signature(scheduler.step).parameters:
+        name = type(scheduler).__name__
+        raise LabError(
+            f"Расписание {name} ждёт потерь, а train_test делает его шаг после пакета: возьмите другое."
+        )
+    steps, planned = (
+        epochs * len(loader) if hasattr(loader, "__len__") else 0,
+        getattr(scheduler, "total_steps", None),
+    )
+    if planned is not None and scheduler.last_epoch + 1 < planned < steps:
+        way_out = f"задайте total_steps={steps}"
+        raise LabError(f"Расписание рассчитано на шагов {planned}, а в эпохах их {steps}: {way_out}.")
+    period = getattr(scheduler, "T_max", None) or getattr(scheduler, "step_size", None)
+    if period is not None and period <= epochs < steps:
+        print(
+            f"Шаг расписания делается после каждого пакета, а его период {period} похож на число эпох: "
+            f"для эпох умножьте его на число пакетов ({len(loader)}).",
+            flush=True,
+        )
+
+
+def look_at_batch(answer: Any, labels: Any, *, training: bool) -> None:
+    """Raises ``LabError`` for what a network answers, or a loader gives, that no cross-entropy can be taken
+    of.
+
+    Labels on the host are looked at one by one; those on a device, which ``Batches`` has checked, by their
+    form.
+    """
+    if not isinstance(answer, Tensor) or answer.ndim != 2:
+        form = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+        raise LabError(
+            f"Сеть отвечает не таблицей (снимков, классов), а {form}: верните из forward одни логиты."
+        )
+    if not isinstance(labels, Tensor):
+        raise LabError(f"Загрузчик даёт метки типа {type(labels).__name__}: нужен тензор целых чисел.")
+    shares = labels.ndim == 2 and labels.is_floating_point() and labels.shape == answer.shape
+    if shares and not training:
+        raise LabError("На тесте вместо меток доли классов: смешивайте снимки только при обучении.")
+    if not shares and (labels.ndim != 1 or labels.dtype != torch.int64 or len(labels) != len(answer)):
+        form = f"{str(labels.dtype).removeprefix('torch.')} {tuple(labels.shape)}"
+        raise LabError(
+            f"Метки имеют вид {form}, а нужен int64 ({len(answer)},): приведите их к номерам классов."
+        )
+    if not shares and labels.device.type == "cpu" and len(labels):
+        least, most = labels.min().item(), labels.max().item()
+        if least < 0 or most >= answer.shape[1]:
+            wrong = least if least < 0 else most
+            raise LabError(
+                f"Метка {wrong} вне классов сети 0…{answer.shape[1] - 1}: исправьте метки или число классов."
+            )
+
+
+def describe_training(parts: dict[str, Any], criterion: Any, loaders: Iterable) -> dict[str, str]:
+    """What decides a training beside its state, in words that a checkpoint keeps and compares.
+
+    Classes and plain settings of the network, the optimizer, the schedule and the loss, and how many photos
+    and batches the loaders have; nothing that changes while it trains.
+    """
+    optimizer, scheduler = parts["optimizer"], parts["scheduler"]
+    rates = [
+        [group.get("initial_lr", group["lr"]), group.get("weight_decay")] for group in optimizer.param_groups
+    ]
+    schedule = (
+        {name: value for name, value in vars(scheduler).items() if name not in _STATE} if scheduler else {}
+    )
+    places = [(loader, getattr(loader, "dataset", None)) for loader in loaders]
+    settings = _numbers([optimizer.defaults | {"lr": None}, rates])
+    return {
+        "сеть": repr(parts["model"]),
+        "оптимизатор": f"{type(optimizer).__name__} {settings}",
+        "расписание": f"{type(scheduler).__name__} {_numbers(schedule)}",
+        "функция потерь": _plain(criterion),
+        "данные": str([[len(place) for place in pair if hasattr(place, "__len__")] for pair in places]),
+    }
+
+
+def _plain(thing: Any) -> str:
+    """The class or function and its plain settings."""
+    if isinstance(thing, partial):
+        return f"{_plain(thing.func)} {_numbers(thing.args)} {_numbers(thing.keywords)}"
+    if inspect.isfunction(thing):
+        return f"{thing.__qualname__} {definition(thing)}"
+    settings = getattr(thing, "__dict__", {}) | (thing.state_dict() if isinstance(thing, nn.Module) else {})
+    return f"{getattr(thing, '__qualname__', type(thing).__qualname__)} {_numbers(settings)}"
+
+
+def _numbers(value: Any) -> str:
+    """Numbers, words and their containers, in a form that is the same in every process."""
+    if isinstance(value, Tensor):
+        return str(value.tolist()) if value.numel() <= 1000 else str(tuple(value.shape))
+    if isinstance(value, dict):
+        pairs = [
+            f"{key}: {_numbers(value[key])}" for key in sorted(value, key=str) if not str(key).startswith("_")
+        ]
+        return "{" + ", ".join(pairs) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_numbers, value)) + "]"
+    return repr(value) if isinstance(value, (bool, int, float, str, type(None))) else type(value).__name__

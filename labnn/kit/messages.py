@@ -1,0 +1,70 @@
+"""What a training says when it ends before its time."""
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from labnn.kit.errors import Diverged, LabError
+
+
+def refuse_divergence(row: dict, checkpoint: str | Path | None) -> None:
+    """Raises ``Diverged`` where the training loss of the epoch in ``row`` is no number."""
+    if not math.isfinite(row["train_loss"]):
+        before = row["epoch"] - 1
+        kept = f"контрольная точка эпохи {before} цела" if checkpoint and before else "сохранять было нечего"
+        raise Diverged(
+            f"В эпоху {row['epoch']} потери стали {row['train_loss']}: "
+            f"уменьшите lr (сейчас {row['lr']:.2g}) или удлините warmup; {kept}."
+        )
+
+
+@contextmanager
+def explain_end(rows: list[dict], epochs: int, checkpoint: str | Path | None) -> Iterator[None]:
+    """Says in one line what Ctrl-C leaves and how to go on, and what to raise for batch norm."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        saved = f"сохранено эпох {len(rows)} из {epochs}, тот же вызов продолжит с них"
+        print(f"Остановлено: {saved if checkpoint and rows else 'сохранённых эпох нет'}.", flush=True)
+        raise
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise LabError(
+            "Пакетной нормализации мало одного снимка в пакете: увеличьте batch_size или image_size."
+        ) from None
+
+
+@contextmanager
+def skipped_steps() -> Iterator[None]:
+    """Keeps PyTorch from warning of the schedule, which goes on where float16's overflow skips a step."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+        yield
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turns what Python, PyTorch or the GPU says of memory that has run out into our sentence, a
+    ``LabError``.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise LabError(
+            "Не хватило памяти: уменьшите batch_size, затем image_size, или обучайте меньше сетей сразу."
+        ) from None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether Python or PyTorch says by ``error`` that memory has run out."""
+    # The CPU's, that of CUDA (also as an AcceleratorError) and MPS, that of cuDNN and cuBLAS.
+    words = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
+    known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return known or any(word in str(error) for word in words)

@@ -1,0 +1,132 @@
+"""How optimizers are compared: learning rates tuned on validation, then paired runs with the best ones.
+
+The protocol is that of Schneider et al. (DeepOBS, 2019, arXiv 1903.05499) and Schmidt et al. (2021, arXiv
+2007.01547): every optimizer is tuned with the same budget, the best setting is repeated with several seeds,
+the test part is looked at once.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice, repeat
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from labnn.batches import growing
+from labnn.data import CarsData
+from labnn.experiment import Run, decode, make_batches
+from labnn.kit.errors import LabError, check
+from labnn.kit.hardware import prepare
+from labnn.report.statistics import best_rates
+from labnn.runner import run_all
+from labnn.settings import Experiment, check_names, make_model, make_optimizer
+from labnn.train import evaluate, train_epoch
+
+# Two points in each power of ten.
+GRID = (1e-4, 3.2e-4, 1e-3, 3.2e-3, 1e-2, 3.2e-2, 1e-1)
+
+
+class Cost(NamedTuple):
+    """How many trainings, the seconds of each when it runs alone, and how many run at once."""
+
+    trainings: int
+    seconds: float
+    processes: int
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Compares ``optimizers`` on ``base``, whose own optimizer, rate, decay and seed do not matter.
+
+    Each optimizer trains with every learning rate of ``grid`` on the training part without its validation
+    share, where its accuracy chooses the rate; then with that rate and every one of ``seeds`` seeds on the
+    whole training part. Runs that share a seed share the initial weights, the order of the batches and their
+    augmentation: they are pairs. ``weight_decay`` is for all, or ``None``: for each what is usual with it.
+    Raises ``LabError`` for a protocol that could compare nothing.
+    """
+
+    base: Experiment
+    optimizers: tuple[str, ...] = ("amsgrad", "adam")
+    grid: tuple[float, ...] = GRID
+    seeds: int = 6  # the fewest that can prove a difference of two optimizers (``pairs_needed``)
+    weight_decay: float | None = None
+
+    def __post_init__(self):
+        for name in self.optimizers:
+            check_names(replace(self.base, optimizer=name))
+        if len(set(self.optimizers)) != len(self.optimizers) or len(self.optimizers) < 2:
+            names = ", ".join(self.optimizers)
+            raise LabError(f"Сравнивать нечего: оптимизаторы {names}; назовите два разных или больше.")
+        check("seeds", self.seeds, int, 1, 10**6)
+        if not self.grid or len(set(self.grid)) < len(self.grid):
+            way_out = "задайте одну или больше, все разные"
+            raise LabError(f"Сетка скоростей обучения {list(self.grid)} не годится: {way_out}.")
+        for lr in self.grid:
+            self._experiment(self.optimizers[0], lr, 0)  # refuses what no training can have
+
+    def tuning(self) -> list[Experiment]:
+        """A run for every rate and optimizer, from the middle of the grid outwards: the first say most."""
+        outwards = sorted(self.grid, key=lambda lr: abs(np.log(lr / np.median(self.grid))))
+        return [self._experiment(name, lr, 0) for lr in outwards for name in self.optimizers]
+
+    def finals(self, rates: dict[str, float]) -> list[Experiment]:
+        """A run for every seed and optimizer, pair by pair."""
+        seeds = range(self.seeds)
+        return [self._experiment(name, rates[name], seed) for seed in seeds for name in self.optimizers]
+
+    def _experiment(self, optimizer: str, lr: float, seed: int) -> Experiment:
+        return replace(self.base, optimizer=optimizer, lr=lr, seed=seed, weight_decay=self.weight_decay)
+
+    def cost(
+        self,
+        data: CarsData,
+        cache_dir: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        processes: int = 1,
+        steps: int = 5,
+    ) -> "Cost":
+        """What all trainings will take, foretold from ``steps`` real steps and some batches of a test."""
+        experiment, photos = self.base, decode(self.base, data, cache_dir)
+        model = make_model(experiment, photos.classes, device)
+        prepare(model)
+        train, test = make_batches(experiment, photos, device)
+        train.set_epoch(experiment.epochs - 1)  # pictures of the full size
+        optimizer, _ = make_optimizer(experiment, model, steps)
+        batches = chain.from_iterable(repeat(train))  # epoch after epoch
+        train_epoch(model, optimizer, islice(batches, 1))
+        step = train_epoch(model, optimizer, islice(batches, steps))[1]["seconds"] / steps
+        tests = list(islice(test, 2))
+        start = time.perf_counter()
+        evaluate(model, tests, mirror=experiment.mirror_test)
+        images = sum(len(labels) for _, labels in tests)
+        tested = (time.perf_counter() - start) * len(photos.test_labels) / images
+        side = growing(
+            experiment.start_size or experiment.image_size, experiment.image_size, experiment.epochs
+        )
+        sides = np.array([side(epoch) for epoch in range(experiment.epochs)]) / experiment.image_size
+        tests_made = experiment.epochs // experiment.test_every + 2
+        seconds = step * len(train) * float((sides**2).sum()) + tested * tests_made
+        return Cost(len(self.tuning()) + self.seeds * len(self.optimizers), seconds, processes)
+
+    def tune(self, data: CarsData, runs_dir: str | Path, **options) -> list[Run]:
+        """Trains or reads the tuning runs, in ``runs_dir``/tuning; ``options`` are those of ``run_all``.
+
+        Rates that diverge are left out. Raises ``LabError`` if an optimizer diverges with all.
+        """
+        folder = Path(runs_dir) / "tuning"
+        runs = run_all(self.tuning(), data.validation(), folder, skip_diverged=True, **options)
+        if lost := set(self.optimizers) - {run.experiment.optimizer for run in runs}:
+            names = ", ".join(sorted(lost))
+            raise LabError(f"Обучение расходится со всеми скоростями сетки ({names}): добавьте меньшие.")
+        return runs
+
+    def compare(self, tuning: Sequence[Run], data: CarsData, runs_dir: str | Path, **options) -> list[Run]:
+        """Then the final runs, in ``runs_dir``/final, with the rates that were best in ``tuning``; those that
+        diverge are told and left out.
+        """
+        folder = Path(runs_dir) / "final"
+        return run_all(self.finals(best_rates(tuning)), data, folder, skip_diverged=True, **options)
