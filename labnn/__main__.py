@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from labnn.data import CarsData, open_dataset
-from labnn.experiment import Run, run_name, run_or_load
+from labnn.experiment import Run, run_folder, run_or_load
 from labnn.kit.errors import LabError
 from labnn.kit.files import write_text
 from labnn.kit.hardware import usable_device
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "--grid", nargs="+", type=float, default=GRID, metavar="LR", help="скорости, общие для всех"
     )
-    compare.add_argument("--seeds", type=int, default=5, help="сколько пар прогонов с лучшими скоростями")
+    compare.add_argument("--seeds", type=int, default=6, help="сколько пар прогонов с лучшими скоростями")
     compare.add_argument(
         "--figures", type=Path, default=Path("figures/compare"), help="папка рисунков и таблиц"
     )
@@ -176,7 +176,7 @@ def _train(arguments: argparse.Namespace) -> None:
     experiment = _experiment(arguments)
     missing = "skip" if arguments.skip_missing else "error"
     data = open_dataset(arguments.data, crop_to_box=arguments.crop_to_box, missing=missing)
-    folder, [device, *_] = arguments.out / run_name(experiment, data), _devices(arguments)
+    folder, [device, *_] = run_folder(experiment, data, arguments.out), _devices(arguments)
     print(f"Прогон уже записан: {folder}" if folder.exists() else f"Запись прогона: {folder}", flush=True)
     run_or_load(
         experiment, data, arguments.out, cache_dir=arguments.cache, device=device, threads=arguments.threads
@@ -231,11 +231,12 @@ def _variants(arguments: argparse.Namespace) -> None:
     data = open_dataset(arguments.data, crop_to_box=run.data["crop_to_box"])
     if run.data["name"] == f"{data.name}-validation":
         data = data.validation()
-    if data.fingerprint() != run.data["fingerprint"]:
+    known = data.describe()
+    if any(run.data.get(key, known[key]) != known[key] for key in ("fingerprint", "content")):
         raise LabError(
             f"Прогон {arguments.folder} сделан на другом наборе, чем {arguments.data}: укажите его набор."
         )
-    [device, *_], stem = _devices(arguments), run_name(run.experiment, data)
+    [device, *_], stem = _devices(arguments), run.name
     weights = next(iter(sorted(arguments.cache.glob(f"{stem}-*.pt"))), arguments.cache / f"{stem}.pt")
     table = evaluate_variants(run, data, load_network(run, weights, device), arguments.cache)
     write_text(arguments.folder / "variants.csv", table.to_csv(index=False, lineterminator="\n"))

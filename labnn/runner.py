@@ -26,6 +26,7 @@ from labnn.experiment import (
     make_batches,
     make_model,
     make_optimizer,
+    run_folder,
     run_name,
     run_or_load,
 )
@@ -63,7 +64,7 @@ def run_all(
     recorded = {
         index
         for index, experiment in enumerate(experiments)
-        if (Path(runs_dir) / run_name(experiment, data)).exists()
+        if run_folder(experiment, data, runs_dir).exists()
     }
     tally = _Tally([experiment.epochs for experiment in experiments], recorded, progress or Live().standing)
     jobs = [(index, experiment, data, runs_dir, cache_dir) for index, experiment in enumerate(experiments)]

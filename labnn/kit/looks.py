@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from labnn.kit.errors import LabError, check
 from labnn.kit.identity import definition
+from labnn.kit.progress import say
 
 # What a schedule changes as it goes.
 _STATE = {
@@ -66,10 +67,9 @@ def look_at_parts(
         raise LabError(f"Расписание рассчитано на шагов {planned}, а в эпохах их {steps}: {way_out}.")
     period = getattr(scheduler, "T_max", None) or getattr(scheduler, "step_size", None)
     if period is not None and period <= epochs < steps:
-        print(
+        say(
             f"Шаг расписания делается после каждого пакета, а его период {period} похож на число эпох: "
-            f"для эпох умножьте его на число пакетов ({len(loader)}).",
-            flush=True,
+            f"для эпох умножьте его на число пакетов ({len(loader)})."
         )
 
 

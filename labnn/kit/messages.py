@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from labnn.kit.errors import Diverged, LabError
+from labnn.kit.progress import say
 
 
 def refuse_divergence(row: dict, checkpoint: str | Path | None) -> None:
@@ -29,7 +30,7 @@ def explain_end(rows: list[dict], epochs: int, checkpoint: str | Path | None) ->
         yield
     except KeyboardInterrupt:
         saved = f"сохранено эпох {len(rows)} из {epochs}, тот же вызов продолжит с них"
-        print(f"Остановлено: {saved if checkpoint and rows else 'сохранённых эпох нет'}.", flush=True)
+        say(f"Остановлено: {saved if checkpoint and rows else 'сохранённых эпох нет'}.")
         raise
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from labnn.kit.diagnose import likely_causes
 from labnn.kit.hardware import device_of
+from labnn.kit.progress import say
 
 COLLAPSE_COLUMNS = ["test_information", "collapsed"]
 MAXIMUM_COLUMNS = ["maximum_share", "step_10", "step_50", "step_90"]
@@ -58,10 +59,10 @@ def watch_collapse(epoch: Epoch) -> dict:
     collapse = find_collapse(test.predictions, test.labels, test.information, test.loss)
     if collapse and not any(before):
         images = next(iter(epoch.test_loader))[0][:32].to(device_of(epoch.model))
-        print(explain_collapse(collapse, epoch.model, images, epoch.row["lr"]), flush=True)
+        say(explain_collapse(collapse, epoch.model, images, epoch.row["lr"]))
     if not collapse and any(before[-1:]):
         information = f"взаимная информация {test.information:.2g} нат"
-        print(f"Сеть начала учиться: её ответ теперь зависит от снимка ({information}).", flush=True)
+        say(f"Сеть начала учиться: её ответ теперь зависит от снимка ({information}).")
     return {"test_information": test.information, "collapsed": collapse is not None}
 
 
