@@ -278,7 +278,7 @@ def show_batch(images: Tensor, labels: Tensor, class_names: Sequence[str], colum
     for ax, image, label in zip(axes, images.float().cpu(), classes.tolist(), strict=False):
         shown = image - image.amin()
         ax.imshow((shown / shown.amax()).permute(1, 2, 0).numpy())
-        ax.set_title(class_names[label], fontsize="x-small")
+        ax.set_title(textwrap.fill(class_names[label], 18), fontsize="x-small")
     return figure
 
 
