@@ -49,12 +49,13 @@ def _parser() -> argparse.ArgumentParser:
                 "--cache", type=Path, default=CACHE, help="папка декодированных снимков и весов"
             )
             added.add_argument(
-                "--threads", type=int, help="потоков процессора на сеть; по умолчанию измеряется"
-            )
-            added.add_argument(
                 "--device", "--devices", nargs="+", metavar="X", help="cpu, cuda или несколько: cuda:0 cuda:1"
             )
         return added
+
+    def add_threads(*trainers: argparse.ArgumentParser) -> None:
+        for trainer in trainers:
+            trainer.add_argument("--threads", type=int, help="потоков на сеть; по умолчанию измеряется")
 
     download = command(_download, "скачать Stanford Cars из Hugging Face или Kaggle", device=False)
     download.add_argument(
@@ -88,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("name", choices=trained, metavar="ОПЫТ", help=f"один из {', '.join(trained)}")
     study.add_argument("--processes", default="1", help="сколько сетей обучать сразу; auto — измерить")
 
+    add_threads(train, compare, study)
+
     variants = command(_variants, "испытать обученную сеть: размер снимка на тесте, отражение")
     variants.add_argument("--run", dest="folder", required=True, type=Path, help="папка записанного прогона")
 
@@ -108,10 +111,8 @@ def _add_settings(parser: argparse.ArgumentParser, without: tuple[str, ...] = ()
             kind = {"type": float if field.default is None else type(field.default), "metavar": "X"}
             if isinstance(field.default, bool):
                 kind = {"action": argparse.BooleanOptionalAction}
-            flag, words = (
-                f"--{field.name.replace('_', '-')}",
-                field.metadata["help"] + more.get(field.name, ""),
-            )
+            flag = f"--{field.name.replace('_', '-')}"
+            words = field.metadata["help"] + more.get(field.name, "")
             parser.add_argument(flag, default=field.default, help=words.replace("%", "%%"), **kind)
 
 
@@ -159,7 +160,7 @@ def _options(arguments: argparse.Namespace, experiment: Experiment, data: CarsDa
     elif not processes.isdecimal():
         raise LabError(f"Значение processes={processes} не годится: задайте auto или число от 1.")
     options = {"cache_dir": arguments.cache, "devices": devices, "processes": int(processes)}
-    return options | {"progress": Live(words=words).standing}
+    return options | {"threads": arguments.threads, "progress": Live(words=words).standing}
 
 
 def _accuracy(run: Run) -> str:

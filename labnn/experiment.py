@@ -21,7 +21,7 @@ import torch
 from labnn.batches import Augment, Batches, Mix, decode_images, growing
 from labnn.data import CarsData
 from labnn.kit.checkpoint import saved_threads
-from labnn.kit.errors import Diverged, LabError
+from labnn.kit.errors import Diverged, LabError, check
 from labnn.kit.files import exclusive, remove_unfinished, save_tensors, write_errors
 from labnn.kit.hardware import environment, fastest_threads, limited_threads, prepare, usable_device
 from labnn.kit.losses import CosineCrossEntropy
@@ -343,6 +343,8 @@ def train(
 
     ``threads`` of the CPU, by default those of the checkpoint or the number that is fastest now.
     """
+    if threads is not None:
+        check("threads", threads, int, 1, 1024)
     model = make_model(experiment, photos.classes, device)
     prepare(model)
     batch = torch.zeros(experiment.batch_size, 3, experiment.image_size, experiment.image_size, device=device)

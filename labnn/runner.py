@@ -21,6 +21,7 @@ from labnn.experiment import (
     NETWORKS,
     OPTIMIZERS,
     Experiment,
+    Photos,
     Run,
     decode,
     make_batches,
@@ -31,8 +32,8 @@ from labnn.experiment import (
     run_or_load,
 )
 from labnn.kit.errors import Diverged, LabError, check
-from labnn.kit.hardware import keep_freed_memory
-from labnn.kit.progress import Live, Standing
+from labnn.kit.hardware import prepare
+from labnn.kit.progress import Live, Standing, say
 from labnn.settings import is_own
 from labnn.train import train_epoch
 
@@ -45,6 +46,7 @@ def run_all(
     cache_dir: str | Path,
     devices: Sequence[str] = ("cpu",),
     processes: int = 1,
+    threads: int | None = None,
     progress: Callable[[Standing], None] | None = None,
     skip_diverged: bool = False,
 ) -> list[Run]:
@@ -52,11 +54,11 @@ def run_all(
     the order given.
 
     Small networks fill neither many cores nor a GPU, so that several at once may finish sooner than one after
-    another (``fastest_processes`` measures it); the CPU's threads are shared out. What is recorded already is
-    read, and an interrupted call goes on where it stopped. ``progress`` is called after each epoch and each
-    run. With ``skip_diverged`` a training that diverges is told and left out; otherwise it ends the call.
-    Raises ``LabError`` for less than one process, for one that died, and for an added optimizer whose
-    function several processes cannot import.
+    another (``fastest_processes`` measures it); the CPU's threads are shared out, or each gets ``threads``.
+    What is recorded already is read, and an interrupted call goes on where it stopped. ``progress`` is called
+    after each epoch and each run. With ``skip_diverged`` a training that diverges is told and left out;
+    otherwise it ends the call. Raises ``LabError`` for less than one process, for one that died, and for an
+    added optimizer whose function several processes cannot import.
     """
     check("processes", processes, int, 1, 1024)
     for experiment in {replace(e, seed=0, optimizer="", lr=1.0) for e in experiments}:
@@ -67,7 +69,7 @@ def run_all(
         if run_folder(experiment, data, runs_dir).exists()
     }
     tally = _Tally([experiment.epochs for experiment in experiments], recorded, progress or Live().standing)
-    jobs = [(index, experiment, data, runs_dir, cache_dir) for index, experiment in enumerate(experiments)]
+    places = {"runs_dir": runs_dir, "cache_dir": cache_dir, "threads": threads}
     runs: dict[int, Run] = {}
 
     def end(index: int, result: Callable[[], Run]) -> None:
@@ -76,15 +78,19 @@ def run_all(
         except Diverged as error:
             if not skip_diverged:
                 raise
-            print(f"Прогон {run_name(experiments[index], data)} пропущен. {error}", flush=True)
+            say(f"Прогон {run_name(experiments[index], data)} пропущен. {error}")
         tally.ended(index, runs.get(index))
 
     if processes == 1:
-        for index, *job in jobs:
-            end(index, partial(_run, *job, devices[0], partial(tally.reached, index)))
+        for index, experiment in enumerate(experiments):
+            reached = partial(tally.reached, index)
+            end(index, partial(_run, experiment, data, reached, device=devices[0], **places))
     else:
         with _pool(processes, devices) as (pool, events):
-            waiting = {pool.submit(_run_in_pool, *job): job[0] for job in jobs}
+            waiting = {
+                pool.submit(_run_in_pool, index, experiment, data, **places): index
+                for index, experiment in enumerate(experiments)
+            }
             while waiting:
                 ended, _ = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
                 while not events.empty():
@@ -136,9 +142,7 @@ class _Tally:
 
     def reached(self, index: int, epoch: int, finished: Run | None = None) -> None:
         if epoch > self.done[index] and index not in self.recorded:
-            self.trained += (
-                1  # a run that goes on from a checkpoint comes in at a later epoch: it has trained one
-            )
+            self.trained += 1  # one that goes on from a checkpoint comes in at a later epoch: it trained one
         self.done[index] = max(self.done[index], epoch)
         left = sum(self.epochs) - sum(self.done)
         seconds = (time.perf_counter() - self.start) / self.trained * left if self.trained else None
@@ -163,9 +167,8 @@ def _pool(processes: int, devices: Sequence[str]) -> Iterator[tuple[ProcessPoolE
     """
     _refuse_unguarded_script()
     threads = max(torch.get_num_threads() // processes, 1)
-    spawn = multiprocessing.get_context(
-        "spawn"
-    )  # a forked process could hang in the parent's OpenMP or CUDA state
+    # Spawned: a forked process could hang in the parent's OpenMP or CUDA state.
+    spawn = multiprocessing.get_context("spawn")
     places, events = spawn.SimpleQueue(), spawn.SimpleQueue()
     for index in range(processes):
         places.put(devices[index % len(devices)])
@@ -174,9 +177,8 @@ def _pool(processes: int, devices: Sequence[str]) -> Iterator[tuple[ProcessPoolE
     ]
     for name, entry in (added[0] | added[1]).items():
         function = getattr(entry, "make", entry)
-        if (
-            function.__module__ == "__main__" or "<" in function.__qualname__
-        ):  # no other process could import it
+        # No other process could import such a one.
+        if function.__module__ == "__main__" or "<" in function.__qualname__:
             way_out = "положите её в свой модуль .py или задайте processes=1"
             raise LabError(f"Функция «{name}» другим процессам не видна: {way_out}.")
     stop = spawn.Event()
@@ -212,44 +214,47 @@ def _start_worker(
     _worker.update(device=places.get(), events=events, barrier=barrier, stop=stop)
 
 
-def _run_in_pool(index: int, *job) -> Run:
+def _run_in_pool(index: int, experiment: Experiment, data: CarsData, **places) -> Run:
     def reached(epoch: int) -> None:
         if _worker["stop"].is_set():
             raise KeyboardInterrupt  # the epoch's checkpoint is written: the next call goes on from it
         _worker["events"].put((index, epoch))
 
     reached(0)  # a pool hands out work ahead: some may begin after the stop
-    return _run(*job, _worker["device"], reached)
+    return _run(experiment, data, reached, device=_worker["device"], **places)
 
 
-def _run(
-    experiment: Experiment,
-    data: CarsData,
-    runs_dir: Path,
-    cache_dir: Path,
-    device: str,
-    reached: Callable[[int], None],
-) -> Run:
-    """One run that tells only the epochs it has reached: several at once would print into one another."""
+def _run(experiment: Experiment, data: CarsData, reached: Callable[[int], None], **options) -> Run:
+    """``run_or_load`` that tells only the epochs it has reached: several would print into one another."""
 
     def progress(rows: list[dict], epochs: int) -> None:
         reached(len(rows))
 
-    return run_or_load(experiment, data, runs_dir, cache_dir=cache_dir, device=device, progress=progress)
+    return run_or_load(experiment, data, progress=progress, **options)
+
+
+def time_steps(
+    experiment: Experiment,
+    photos: Photos,
+    device: str | torch.device,
+    steps: int,
+    *,
+    epoch: int = 0,
+    wait: Callable[[], object] = lambda: None,
+) -> float:
+    """Seconds of ``steps`` training steps, the first of the pass number ``epoch``, after ``wait``."""
+    model = make_model(experiment, photos.classes, device)
+    prepare(model)
+    optimizer, _ = make_optimizer(experiment, model, steps)
+    batches, _ = make_batches(experiment, photos, device)
+    batches.set_epoch(epoch)
+    endless = chain.from_iterable(repeat(batches))  # epoch after epoch
+    train_epoch(model, optimizer, islice(endless, 3))
+    wait()
+    return train_epoch(model, optimizer, islice(endless, steps))[1]["seconds"]
 
 
 def _time_steps(experiment: Experiment, data: CarsData, cache_dir: Path, steps: int) -> float:
-    """Seconds of ``steps`` training steps, begun by all workers together."""
-    keep_freed_memory()
-    model = make_model(experiment, len(data.class_names), _worker["device"]).to(
-        memory_format=torch.channels_last
-    )
-    batches = chain.from_iterable(
-        repeat(make_batches(experiment, decode(experiment, data, cache_dir), _worker["device"])[0])
-    )  # epoch after epoch
-    optimizer, _ = make_optimizer(experiment, model, steps)
-    train_epoch(model, optimizer, islice(batches, 3))
-    _worker["barrier"].wait()
-    start = time.perf_counter()
-    train_epoch(model, optimizer, islice(batches, steps))
-    return time.perf_counter() - start
+    """``time_steps``, begun by all workers together."""
+    photos = decode(experiment, data, cache_dir)
+    return time_steps(experiment, photos, _worker["device"], steps, wait=_worker["barrier"].wait)

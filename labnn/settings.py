@@ -316,8 +316,7 @@ def make_optimizer(
     if experiment.schedule == "constant":
         return optimizer, lr_scheduler.ConstantLR(optimizer, factor=1)
     # Without cycling momentum: beta1 stays what the two papers have.
-    warmup = experiment.warmup * (
-        1 - 1e-9 if experiment.warmup * steps == 1 else 1
-    )  # of one step: it divides by zero
-    options = {"pct_start": warmup, "cycle_momentum": False}
+    options = {"pct_start": experiment.warmup, "cycle_momentum": False}
+    if experiment.warmup * steps == 1:
+        options["pct_start"] *= 1 - 1e-9  # a warm-up of exactly one step is divided by its length less one
     return optimizer, lr_scheduler.OneCycleLR(optimizer, experiment.lr, steps, **options)

@@ -90,7 +90,7 @@ def train_test(
     tested = averaged.module if averaged else model
     scaler = GradScaler(device.type) if precision == "float16" else None
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
-    about = describe_training(parts, criterion, loaders) | {"усреднение весов": str(ema_decay)}
+    about = describe_training(parts, criterion, loaders, ema_decay) if checkpoint else {}
     parts |= {"averaged": averaged, "scaler": scaler}
     saved = Checkpoint(checkpoint, parts, loaders, device, about)
     rows = saved.load(epochs)

@@ -342,6 +342,7 @@ ARGUMENTS = {
     ),
     "no processes": (["compare", "--data", str(MINICARS), "--processes", "0"], "processes=0"),
     "processes in words": (["compare", "--data", str(MINICARS), "--processes", "many"], "processes=many"),
+    "no threads": (["train", "--data", str(MINICARS), "--threads", "0", *SMALL], "threads=0"),
     "no processes for a study": (
         ["study", "causes", "--data", str(MINICARS), "--processes", "0"],
         "processes=0",

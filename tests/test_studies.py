@@ -260,3 +260,10 @@ def test_script_without_a_main_guard_is_named_before_processes_start(tiny_root, 
         "compare_two.py выполнился бы в каждом процессе заново: поставьте запуск под if __name__"
         in done.stderr
     )
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_threads_asked_for_are_those_of_every_run(tiny_root, tmp_path, processes):
+    options = {"cache_dir": tmp_path / "cache", "processes": processes, "threads": 2}
+    [run] = run_all([SMALL], open_dataset(tiny_root), tmp_path / "runs", **options)
+    assert run.environment["threads"] == 2

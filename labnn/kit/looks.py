@@ -58,10 +58,8 @@ def look_at_parts(
         raise LabError(
             f"Расписание {name} ждёт потерь, а train_test делает его шаг после пакета: возьмите другое."
         )
-    steps, planned = (
-        epochs * len(loader) if hasattr(loader, "__len__") else 0,
-        getattr(scheduler, "total_steps", None),
-    )
+    steps = epochs * len(loader) if hasattr(loader, "__len__") else 0
+    planned = getattr(scheduler, "total_steps", None)
     if planned is not None and scheduler.last_epoch + 1 < planned < steps:
         way_out = f"задайте total_steps={steps}"
         raise LabError(f"Расписание рассчитано на шагов {planned}, а в эпохах их {steps}: {way_out}.")
@@ -77,8 +75,7 @@ def look_at_batch(answer: Any, labels: Any, *, training: bool) -> None:
     """Raises ``LabError`` for what a network answers, or a loader gives, that no cross-entropy can be taken
     of.
 
-    Labels on the host are looked at one by one; those on a device, which ``Batches`` has checked, by their
-    form.
+    Labels on the host are looked at one by one, those on a device by their form: the host would have to wait.
     """
     if not isinstance(answer, Tensor) or answer.ndim != 2:
         form = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
@@ -104,7 +101,9 @@ def look_at_batch(answer: Any, labels: Any, *, training: bool) -> None:
             )
 
 
-def describe_training(parts: dict[str, Any], criterion: Any, loaders: Iterable) -> dict[str, str]:
+def describe_training(
+    parts: dict[str, Any], criterion: Any, loaders: Iterable, ema_decay: float
+) -> dict[str, str]:
     """What decides a training beside its state, in words that a checkpoint keeps and compares.
 
     Classes and plain settings of the network, the optimizer, the schedule and the loss, and how many photos
@@ -114,9 +113,8 @@ def describe_training(parts: dict[str, Any], criterion: Any, loaders: Iterable) 
     rates = [
         [group.get("initial_lr", group["lr"]), group.get("weight_decay")] for group in optimizer.param_groups
     ]
-    schedule = (
-        {name: value for name, value in vars(scheduler).items() if name not in _STATE} if scheduler else {}
-    )
+    own = vars(scheduler) if scheduler else {}
+    schedule = {name: value for name, value in own.items() if name not in _STATE}
     places = [(loader, getattr(loader, "dataset", None)) for loader in loaders]
     settings = _numbers([optimizer.defaults | {"lr": None}, rates])
     return {
@@ -124,6 +122,7 @@ def describe_training(parts: dict[str, Any], criterion: Any, loaders: Iterable) 
         "оптимизатор": f"{type(optimizer).__name__} {settings}",
         "расписание": f"{type(scheduler).__name__} {_numbers(schedule)}",
         "функция потерь": _plain(criterion),
+        "усреднение весов": str(ema_decay),
         "данные": str([[len(place) for place in pair if hasattr(place, "__len__")] for pair in places]),
     }
 

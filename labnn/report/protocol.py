@@ -8,7 +8,7 @@ the test part is looked at once.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, islice, repeat
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,11 +19,10 @@ from labnn.batches import growing
 from labnn.data import CarsData
 from labnn.experiment import Run, decode, make_batches
 from labnn.kit.errors import LabError, check
-from labnn.kit.hardware import prepare
 from labnn.report.statistics import best_rates
-from labnn.runner import run_all
-from labnn.settings import Experiment, check_names, make_model, make_optimizer
-from labnn.train import evaluate, train_epoch
+from labnn.runner import run_all, time_steps
+from labnn.settings import Experiment, check_names, make_model
+from labnn.train import evaluate
 
 # Two points in each power of ten.
 GRID = (1e-4, 3.2e-4, 1e-3, 3.2e-3, 1e-2, 3.2e-2, 1e-1)
@@ -91,23 +90,17 @@ class Protocol:
     ) -> "Cost":
         """What all trainings will take, foretold from ``steps`` real steps and some batches of a test."""
         experiment, photos = self.base, decode(self.base, data, cache_dir)
-        model = make_model(experiment, photos.classes, device)
-        prepare(model)
+        full = experiment.epochs - 1  # the pass with pictures of the full size
+        step = time_steps(experiment, photos, device, steps, epoch=full) / steps
         train, test = make_batches(experiment, photos, device)
-        train.set_epoch(experiment.epochs - 1)  # pictures of the full size
-        optimizer, _ = make_optimizer(experiment, model, steps)
-        batches = chain.from_iterable(repeat(train))  # epoch after epoch
-        train_epoch(model, optimizer, islice(batches, 1))
-        step = train_epoch(model, optimizer, islice(batches, steps))[1]["seconds"] / steps
-        tests = list(islice(test, 2))
+        model, tests = make_model(experiment, photos.classes, device), list(islice(test, 2))
         start = time.perf_counter()
         evaluate(model, tests, mirror=experiment.mirror_test)
         images = sum(len(labels) for _, labels in tests)
         tested = (time.perf_counter() - start) * len(photos.test_labels) / images
-        side = growing(
-            experiment.start_size or experiment.image_size, experiment.image_size, experiment.epochs
-        )
-        sides = np.array([side(epoch) for epoch in range(experiment.epochs)]) / experiment.image_size
+        size = experiment.image_size
+        side = growing(experiment.start_size or size, size, experiment.epochs)
+        sides = np.array([side(epoch) for epoch in range(experiment.epochs)]) / size
         tests_made = experiment.epochs // experiment.test_every + 2
         seconds = step * len(train) * float((sides**2).sum()) + tested * tests_made
         return Cost(len(self.tuning()) + self.seeds * len(self.optimizers), seconds, processes)
