@@ -215,6 +215,9 @@ class Experiment:
         ),
     )
     network: str = setting("squeezenet", None, "сеть", "сеть {}", later=True)
+    beta2: float = setting(
+        0.999, (0, 0.999999), "память Adam о квадратах градиента, доля старого на шаг", "β₂ = {}", later=True
+    )
 
     def __post_init__(self):
         if self.weight_decay is None and isinstance(self.optimizer, str):
@@ -311,8 +314,17 @@ def make_model(experiment: Experiment, num_classes: int, device: str | torch.dev
 def make_optimizer(
     experiment: Experiment, model: nn.Module, steps: int
 ) -> tuple[Optimizer, lr_scheduler.LRScheduler]:
-    """The optimizer of ``experiment`` over ``model`` and its schedule of ``steps`` steps."""
+    """The optimizer of ``experiment`` over ``model`` and its schedule of ``steps`` steps.
+
+    Raises ``LabError`` for a ``beta2`` that the optimizer has no place for.
+    """
     optimizer = method(experiment.optimizer).make(model.parameters(), experiment.lr, experiment.weight_decay)
+    if experiment.beta2 != Experiment.beta2:  # else an own optimizer keeps the betas that it was made with
+        for group in optimizer.param_groups:
+            if "betas" not in group:
+                name = f"оптимизатор {experiment.optimizer}"
+                raise LabError(f"Значение beta2={experiment.beta2} не годится: {name} его не имеет.")
+            group["betas"] = (group["betas"][0], experiment.beta2)
     if experiment.schedule == "constant":
         return optimizer, lr_scheduler.ConstantLR(optimizer, factor=1)
     # Without cycling momentum: beta1 stays what the two papers have.

@@ -119,6 +119,20 @@ class Recipe(Study):
         return {}
 
 
+class Memory(Study):
+    """When AMSGrad matters: pairs of Adam and AMSGrad in cells of the changes, the base's cell first."""
+
+    def experiments(self) -> list[Experiment]:
+        """What it trains, pair by pair, so that a study cut short has every cell with fewer pairs."""
+        cells = [replace(self.base, **change) for change in ({}, *self.changes)]
+        return [
+            replace(cell, optimizer=name, seed=seed)
+            for seed in range(self.seeds)
+            for cell in cells
+            for name in ("amsgrad", "adam")
+        ]
+
+
 class Ladder(Study):
     """From the original's recipe to the best: the AMSGrad runs of the folders ``steps`` on its photos."""
 
@@ -226,6 +240,26 @@ STUDIES: dict[str, Study] = {
             title="рецепт",
         ),
         Comparison("comparison"),
+        # The counter-example of Reddi et al. needs a short memory of v and large rare gradients: the two ends
+        # of beta2 under a rate that falls and one that does not. data/runs/beta2/PROTOCOL.md has the rest.
+        Memory(
+            "beta2",
+            replace(
+                Experiment(optimizer="adam", lr=3.2e-3),
+                epochs=20,
+                image_size=64,
+                test_size=0,
+                mix=0.0,
+                test_every=20,
+            ),
+            [
+                {"beta2": 0.9},
+                {"schedule": "constant", "lr": 1e-3},
+                {"schedule": "constant", "lr": 1e-3, "beta2": 0.9},
+            ],
+            seeds=6,
+            validation=True,
+        ),
     )
 }
 
