@@ -406,6 +406,17 @@ def test_seed_that_diverges_leaves_the_verdict_to_the_others(tiny_root, tmp_path
     assert "пар: 2" in verdict(runs) and "Без пары остались зёрна: 1." in verdict(runs)
 
 
+def test_time_left_while_rates_are_tuned_has_the_runs_for_the_answer_in_it(tiny_root, tmp_path):
+    protocol = Protocol(Experiment(epochs=2, image_size=32, batch_size=8), grid=(1e-3,), seeds=2)
+    data, told = open_dataset(tiny_root), []
+    protocol.tune(data, tmp_path / "runs", cache_dir=tmp_path / "cache", progress=told.append)
+    first = told[0]
+    final_epochs = 2 * 2 * 2 * len(data.train) / len(data.validation().train)
+    pace = first.seconds_left / (first.all_epochs - first.epochs)
+    assert first.seconds_after == pytest.approx(pace * final_epochs)
+    assert ", а всего 0:" in str(first)
+
+
 SHARES = {"dropout", "label_smoothing", "colour", "mix", "ema_decay"}
 DECIMALS = st.integers(1, 998).map(lambda thousandths: thousandths / 1000)
 

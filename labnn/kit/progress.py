@@ -35,7 +35,7 @@ def print_progress(rows: list[dict], epochs: int) -> None:
 class Standing(NamedTuple):
     """How far many runs are: runs and epochs done of all, what is recorded already among them, and the
     seconds left by the pace so far (``None`` before there is one). ``finished`` is the run that has just
-    ended, if one has.
+    ended, if one has; ``seconds_after``, what is known to follow these runs.
     """
 
     runs: int
@@ -44,11 +44,19 @@ class Standing(NamedTuple):
     all_epochs: int
     seconds_left: float | None
     finished: Any = None
+    seconds_after: float = 0
+
+    def before(self, epochs: float) -> "Standing":
+        """The same, ``epochs`` more to follow these runs at their pace."""
+        left = self.all_epochs - self.epochs
+        return self._replace(seconds_after=self.seconds_left / left * epochs) if self.seconds_left else self
 
     def __str__(self):
         left = ""
         if self.seconds_left is not None and self.runs < self.all_runs:
             left = f", осталось около {clock(self.seconds_left)}"
+            if self.seconds_after:
+                left += f", а всего {clock(self.seconds_left + self.seconds_after)}"
         return f"прогонов {self.runs} из {self.all_runs}, эпох {self.epochs} из {self.all_epochs}{left}"
 
 

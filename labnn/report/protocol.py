@@ -19,6 +19,8 @@ from labnn.batches import growing
 from labnn.data import CarsData
 from labnn.experiment import Run, decode, make_batches
 from labnn.kit.errors import LabError, check
+from labnn.kit.hardware import limited_threads
+from labnn.kit.progress import Live, Standing
 from labnn.report.statistics import best_rates
 from labnn.runner import run_all, time_steps
 from labnn.settings import Experiment, check_names, make_model
@@ -29,7 +31,7 @@ GRID = (1e-4, 3.2e-4, 1e-3, 3.2e-3, 1e-2, 3.2e-2, 1e-1)
 
 
 class Cost(NamedTuple):
-    """How many trainings, the seconds of each when it runs alone, and how many run at once."""
+    """How many trainings, the seconds of each with its share of the threads, and how many run at once."""
 
     trainings: int
     seconds: float
@@ -88,16 +90,19 @@ class Protocol:
         processes: int = 1,
         steps: int = 5,
     ) -> "Cost":
-        """What all trainings will take, foretold from ``steps`` real steps and some batches of a test."""
+        """What all trainings will take, foretold from ``steps`` real steps and some batches of a test, with
+        the CPU's threads that one of ``processes`` has.
+        """
         experiment, photos = self.base, decode(self.base, data, cache_dir)
         full = experiment.epochs - 1  # the pass with pictures of the full size
-        step = time_steps(experiment, photos, device, steps, epoch=full) / steps
         train, test = make_batches(experiment, photos, device)
         model, tests = make_model(experiment, photos.classes, device), list(islice(test, 2))
-        start = time.perf_counter()
-        evaluate(model, tests, mirror=experiment.mirror_test)
-        images = sum(len(labels) for _, labels in tests)
-        tested = (time.perf_counter() - start) * len(photos.test_labels) / images
+        with limited_threads(max(torch.get_num_threads() // processes, 1)):
+            step = time_steps(experiment, photos, device, steps, epoch=full) / steps
+            start = time.perf_counter()
+            evaluate(model, tests, mirror=experiment.mirror_test)
+            tested = time.perf_counter() - start
+        tested *= len(photos.test_labels) / sum(len(labels) for _, labels in tests)
         size = experiment.image_size
         side = growing(experiment.start_size or size, size, experiment.epochs)
         sides = np.array([side(epoch) for epoch in range(experiment.epochs)]) / size
@@ -110,8 +115,15 @@ class Protocol:
 
         Rates that diverge are left out. Raises ``LabError`` if an optimizer diverges with all.
         """
+        part, show = data.validation(), options.pop("progress", None) or Live("Подбор").standing
+        # The final runs follow, on more photos: the time left says so.
+        final = self.seeds * len(self.optimizers) * self.base.epochs * len(data.train) / len(part.train)
+
+        def progress(standing: Standing) -> None:
+            show(standing.before(final))
+
         folder = Path(runs_dir) / "tuning"
-        runs = run_all(self.tuning(), data.validation(), folder, skip_diverged=True, **options)
+        runs = run_all(self.tuning(), part, folder, skip_diverged=True, progress=progress, **options)
         if lost := set(self.optimizers) - {run.experiment.optimizer for run in runs}:
             names = ", ".join(sorted(lost))
             raise LabError(f"Обучение расходится со всеми скоростями сетки ({names}): добавьте меньшие.")

@@ -344,8 +344,8 @@ def cost(trainings: int, seconds: float, processes: int) -> str:
     """How long ``protocol.Cost`` foretells, and what makes it shorter."""
     each, whole = number(seconds / 60, 1), number(trainings * seconds / processes / 60, 0)
     return (
-        f"Обучений: {trainings}, каждое около {each} мин, если других программ нет; по {processes} сразу — "
-        f"не меньше {whole} мин на все. Короче: меньше epochs или image_size в SETTINGS, скоростей в GRID, "
+        f"Обучений: {trainings}, каждое около {each} мин; по {processes} сразу — "
+        f"около {whole} мин на все. Короче: меньше epochs или image_size в SETTINGS, скоростей в GRID, "
         "пар в SEEDS, или QUICK = True."
     )
 
