@@ -189,7 +189,7 @@ def evaluate(
     loss, accuracy = sums.means()
     mean_answer = mean_answer / sums.images
     information = certainty / sums.images - torch.special.xlogy(mean_answer, mean_answer).sum()
-    answers, labels = torch.cat(predictions).cpu(), torch.cat(truth).cpu()
+    answers, labels = torch.stack([torch.cat(predictions), torch.cat(truth)]).cpu()  # one wait for both
     return Evaluation(loss, accuracy, answers, labels, information.item())
 
 

@@ -35,6 +35,14 @@ def test_images_are_decoded_once(dataset, tmp_path):
     assert len(list(tmp_path.glob("*.npy"))) == 1
 
 
+@pytest.mark.parametrize("content", [lambda whole: whole[: len(whole) // 2], lambda whole: bytes(len(whole))])
+def test_array_cut_or_emptied_by_a_power_cut_is_decoded_anew(dataset, tmp_path, content):
+    expected = np.array(decode_images(dataset, 48, tmp_path))
+    [file] = tmp_path.glob("*.npy")
+    file.write_bytes(content(file.read_bytes()))
+    assert np.array_equal(decode_images(dataset, 48, tmp_path), expected)
+
+
 def test_changed_file_is_decoded_anew(dataset, tmp_path):
     before = np.array(decode_images(dataset, 48, tmp_path))
     Image.new("RGB", Image.open(dataset.paths[4]).size, "red").save(dataset.paths[4])

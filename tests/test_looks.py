@@ -73,6 +73,10 @@ MISTAKES = {
     ),
     "network that answers a tuple": (lambda: train(model=Tupled()), "отвечает не таблицей.*tuple"),
     "network that answers a picture": (lambda: train(model=nn.Conv2d(3, 10, 1)), "отвечает не таблицей"),
+    "network that answers probabilities": (
+        lambda: train(model=nn.Sequential(network(), nn.Softmax(1))),
+        "вероятностями.*уберите Softmax",
+    ),
     "labels that are floats": (lambda: train(train_loader=loader(LABELS.float())), "float32.*int64"),
     "labels in a column": (lambda: train(train_loader=loader(LABELS[:, None])), r"\(4, 1\).*int64 \(4,\)"),
     "label beyond the classes": (lambda: train(model=network(2)), "Метка . вне классов сети 0…1"),
@@ -118,6 +122,7 @@ OTHERS = {
     "network": ({"model": nn.Sequential(nn.AdaptiveMaxPool2d(4), nn.Flatten(), nn.Linear(48, 10))}, "сеть"),
     "average": ({"ema_decay": 0.5}, "усреднение весов"),
     "photos": ({"train_loader": DataLoader(TensorDataset(*handful(8).tensors), 4)}, "данные"),
+    "other photos": ({"train_loader": loader(LABELS.roll(1))}, "содержание данных"),
 }
 
 

@@ -21,7 +21,7 @@ from labnn.cars.layouts import Listing, Official, same_name
 from labnn.cars.pictures import upright_size
 from labnn.kit.errors import LabError, as_path
 from labnn.kit.files import exclusive, is_full, read_errors, write_errors
-from labnn.kit.progress import Live
+from labnn.kit.progress import Live, say
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # in a notebook without widgets their progress bars complain
@@ -76,7 +76,7 @@ def download(
         if _occupied(root):  # by who was waited for
             return _present(root, official)
         _fill(root, endpoint, official, progress or _megabytes(Live("Скачано, МБ")))
-    print(f"Готово, {_sizes(_opened(root))}: {root}", flush=True)
+    say(f"Готово, {_sizes(_opened(root))}: {root}")
     return root
 
 
@@ -105,7 +105,7 @@ def _present(root: Path, official: Official) -> Path:
     except LabError as error:
         other = f"занято, а целого набора там нет ({str(error).partition(':')[0]})"
         raise LabError(f"Место {root} {other}: освободите его или укажите другое.") from None
-    print(f"Набор уже есть, {_sizes(found)}: {root}; ничего не скачивалось.", flush=True)
+    say(f"Набор уже есть, {_sizes(found)}: {root}; ничего не скачивалось.")
     return root
 
 
@@ -141,7 +141,7 @@ def _size(folder: Path) -> int:
 def _first_that_answers(sources: dict, unfinished: Path, official: Official, root: Path) -> None:
     """Fills the folder ``unfinished`` from the first of ``sources`` that gives the whole set."""
     for name, fill in sources.items():
-        print(f"Источник: {name}", flush=True)
+        say(f"Источник: {name}")
         shutil.rmtree(unfinished, ignore_errors=True)
         with write_errors(root):
             unfinished.mkdir()
@@ -153,7 +153,7 @@ def _first_that_answers(sources: dict, unfinished: Path, official: Official, roo
             if is_full(error):
                 with write_errors(root):
                     raise
-            print(f"Не вышло: {_reason(error)}", flush=True)
+            say(f"Не вышло: {_reason(error)}")
     raise LabError(
         "Stanford Cars не скачан, целого набора не дал ни один источник (причины названы выше): повторите "
         "там, где открывается huggingface.co или kaggle.com, скачанное не пропадёт, либо скачайте архив "
@@ -266,7 +266,7 @@ def _unpack(files: Sequence[Path], folder: Path) -> np.ndarray:
             except (OSError, TypeError) as error:
                 raise _Unfit(f"снимок {len(sizes) + 1} в {path.name} не читается: {error}") from None
             (folder / _number(len(sizes) - 1)).write_bytes(content)
-    print(f"Распаковано снимков в {folder.name}: {len(sizes)}", flush=True)
+    say(f"Распаковано снимков в {folder.name}: {len(sizes)}")
     return np.array(sizes)
 
 
@@ -289,7 +289,7 @@ def _official_boxes(labels: _Arrays, sizes: _Arrays) -> _Arrays | None:
             if (classes is not None and not np.array_equal(classes, labels[part])) or inside < 0.99:
                 raise _Unfit("снимки стоят в другом порядке")
     except Exception as error:  # whatever the transport led to
-        print(f"Рамки из Kaggle не взяты ({_reason(error)}): рамкой будет весь снимок.", flush=True)
+        say(f"Рамки из Kaggle не взяты ({_reason(error)}): рамкой будет весь снимок.")
         return None
     return boxes
 

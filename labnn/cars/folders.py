@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from labnn.kit.errors import LabError
+from labnn.kit.progress import say
 
 # As torchvision's ``ImageFolder`` has them, whose import takes two seconds.
 IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -222,7 +223,7 @@ def _tell_left_out(folder: Path, photos: list[str], others: list[str]) -> None:
 
 
 def _tell(words: str) -> None:
-    print(printable(words), flush=True)
+    say(printable(words))
 
 
 def _few(names: list[str]) -> str:

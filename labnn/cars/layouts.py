@@ -19,6 +19,7 @@ from labnn.cars.folders import (
 )
 from labnn.cars.matfile import MatError, read_mat
 from labnn.kit.errors import LabError
+from labnn.kit.progress import say
 
 __all__ = ["Official", "find_dataset", "official_classes", "read_boxes", "same_name", "write_annotations"]
 BOX = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
@@ -85,7 +86,7 @@ def without_absent(listing: Listing, missing: str) -> Listing:
     if missing == "error" or len(absent) == len(names):
         way_out = 'доложите файлы или разрешите пропуск (--skip-missing, missing="skip")'
         raise LabError(f"В {found}: {way_out}.")
-    print(f"Пропущено: в {found}.")
+    say(f"Пропущено: в {found}.")
     return listing.take(np.flatnonzero([name in files for name in names]))
 
 

@@ -22,12 +22,22 @@ def decoded(
     It holds ``image(index)``, squashed, for each of the ``names``. Whoever else wants the same file waits; it
     appears whole or not at all. Raises ``LabError``: images that are broken, all at once, or a full disk.
     """
-    if not path.exists():
+    shape = (len(names), size, size, 3)
+    if _opened(path, shape) is None:
         with exclusive(path, f"Декодирование снимков в {path.name}"):
-            if not path.exists():  # nobody has done it meanwhile
+            if _opened(path, shape) is None:  # nobody has done it meanwhile
                 with atomic_write(path) as unfinished:
                     _decode_to(unfinished, names, image, size, progress)
-    return np.load(path, mmap_mode="c")  # copy-on-write: PyTorch takes writable memory only
+    return _opened(path, shape)
+
+
+def _opened(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The array in ``path``; None where there is none, or a part or something else, as copying may leave."""
+    try:
+        array = np.load(path, mmap_mode="c")  # copy-on-write: PyTorch takes writable memory only
+    except (OSError, ValueError, EOFError):
+        return None
+    return array if array.shape == shape and array.dtype == np.uint8 else None
 
 
 def _decode_to(

@@ -15,6 +15,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from labnn.kit.errors import LabError
+from labnn.kit.progress import say
 
 
 @contextmanager
@@ -29,6 +30,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield unfinished
+            with open(unfinished, "r+b") as file:
+                os.fsync(file.fileno())  # else a power cut may leave the new name with the old disk's zeros
             os.replace(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)
@@ -67,7 +70,7 @@ def exclusive(path: str | Path, title: str) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            print(f"{title}: этим занят другой процесс, жду его.", flush=True)
+            say(f"{title}: этим занят другой процесс, жду его.")
             lock.acquire()
         remove_unfinished(path)
     try:

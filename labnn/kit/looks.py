@@ -1,10 +1,12 @@
 """What is looked at before the first step, so that a mistake is told then and not trained on in silence."""
 
+import hashlib
 import inspect
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -75,12 +77,18 @@ def look_at_batch(answer: Any, labels: Any, *, training: bool) -> None:
     """Raises ``LabError`` for what a network answers, or a loader gives, that no cross-entropy can be taken
     of.
 
-    Labels on the host are looked at one by one, those on a device by their form: the host would have to wait.
+    Labels on the host are looked at one by one, those on a device by their form: the host would have to wait;
+    so would it for answers, which on a device are looked at in a test only.
     """
     if not isinstance(answer, Tensor) or answer.ndim != 2:
         form = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
         raise LabError(
             f"Сеть отвечает не таблицей (снимков, классов), а {form}: верните из forward одни логиты."
+        )
+    looked_at = answer.device.type == "cpu" or not training
+    if looked_at and len(answer) and bool((answer.min() >= 0) & ((answer.sum(1) - 1).abs().max() < 1e-3)):
+        raise LabError(
+            "Сеть отвечает вероятностями, а потери считаются от логитов: уберите Softmax из её конца."
         )
     if not isinstance(labels, Tensor):
         raise LabError(f"Загрузчик даёт метки типа {type(labels).__name__}: нужен тензор целых чисел.")
@@ -124,7 +132,20 @@ def describe_training(
         "функция потерь": _plain(criterion),
         "усреднение весов": str(ema_decay),
         "данные": str([[len(place) for place in pair if hasattr(place, "__len__")] for pair in places]),
+        "содержание данных": " ".join(_content(place) for pair in places for place in pair),
     }
+
+
+def _content(place: Any) -> str:
+    """A digest of the labels and of some fifty pictures that a loader or its data set has in memory."""
+    held = hashlib.sha256()
+    parts = [getattr(place, name, None) for name in ("labels", "targets", "images")]
+    for part in (*parts, *getattr(place, "tensors", ())):
+        if isinstance(part, (Tensor, np.ndarray, list)):
+            part = part[:: max(len(part) // 50, 1)] if getattr(part, "ndim", 1) > 1 else part
+            part = part.cpu().numpy() if isinstance(part, Tensor) else np.asarray(part)
+            held.update(part.tobytes() if part.dtype != object else repr(part.tolist()).encode())
+    return held.hexdigest()[:12]
 
 
 def _plain(thing: Any) -> str:
