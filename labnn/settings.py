@@ -38,8 +38,8 @@ def _torch(kind: type[Optimizer], **options: Any) -> OptimizerFunction:
 OPTIMIZERS: dict[str, Method | OptimizerFunction] = {
     "amsgrad": Method(_torch(Adam, amsgrad=True, fused=True), "AMSGrad", "#c1440e"),
     "adam": Method(_torch(Adam, fused=True), "Adam", "#1f5a96"),
-    "adamw-amsgrad": Method(_torch(AdamW, amsgrad=True, fused=True), "AdamW-AMSGrad", "#e08a1e", 0.05),
-    "adamw": Method(_torch(AdamW, fused=True), "AdamW", "#5aa0d6", 0.05),
+    "adamw-amsgrad": Method(_torch(AdamW, amsgrad=True, fused=True), "AdamW-AMSGrad", "#c77700", 0.05),
+    "adamw": Method(_torch(AdamW, fused=True), "AdamW", "#3d8bc4", 0.05),
     "nadam": Method(_torch(NAdam), "NAdam", "#2e7d4f"),
     # SqueezeNet's own, with its weight decay
     "sgd": Method(_torch(SGD, momentum=0.9, fused=True), "SGD с импульсом", "#6b4c9a", 2e-4),

@@ -188,3 +188,15 @@ def test_tables_are_numbers_until_they_are_shown():
 def test_unknown_frame_is_shown_as_it_is():
     frame = pd.DataFrame({"mood": ["good"], "grade": [5]})
     assert words.markdown(frame).splitlines()[-1] == "| good   | 5       |"
+
+
+def test_a_table_of_more_than_six_columns_is_turned_and_numbers_stand_right():
+    runs = [finished(0.5, seed=seed, optimizer=name) for seed in range(7) for name in ("amsgrad", "adam")]
+    for frame, parts in ((frames.summary(runs), 1), (frames.pairs(runs), 2)):
+        shown, written = words.table(frame), words.markdown(frame).split("\n\n")
+        assert len(written) == parts and shown.shape[1] > 6
+        for part in written:
+            head, rule, *rows = (line.strip("|").split("|") for line in part.splitlines())
+            assert len(head) <= 6 and all(cell.endswith("-:") for cell in rule[1:]) and rule[0].endswith("--")
+            assert [row[0].strip() for row in rows] == shown.columns[1:].tolist()
+    assert words.markdown(frames.epochs(runs)).splitlines()[1].count("-:|") == 5

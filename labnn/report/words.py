@@ -201,7 +201,7 @@ _TABLES: list[dict[str, tuple[str, Cell]]] = [
     },
     {  # data
         "part": ("Выборка", _as({"train": "обучающая", "test": "тестовая"}.get)),
-        "images": ("Снимков", _as(round)),
+        "images": ("Снимков", _as(thousands)),
         "classes": ("Классов", _as(round)),
         "smallest": ("Меньше всего в классе", _as(round)),
         "largest": ("Больше всего в классе", _as(round)),
@@ -234,12 +234,49 @@ def _side_by_side(rows: list[dict], key: pd.Series) -> pd.DataFrame:
     return pd.DataFrame(merged.values(), columns=list(columns)).fillna("расходится")
 
 
+LONG = 44  # characters that a figure has for the name of a row
+_BRIEF = {
+    "скорость обучения ": "α = ",
+    "разгон и спад скорости (один цикл)": "цикл",
+    "пакетная нормализация": "BN",
+    "начальные веса He": "веса He",
+    "без ReLU на логитах": "без ReLU",
+    "случайный кадр от ": "кадр от ",
+    " площади": "",
+}
+
+
+def numbered(changes: Sequence[str], *, brief: bool = False) -> list[str]:
+    """``changes`` as they are or, if one is too long for a figure, numbered as in the table beside it;
+    ``brief``: then also in short words.
+    """
+    if max(map(len, changes), default=0) <= LONG:
+        return list(changes)
+    for long, short in _BRIEF.items() if brief else ():
+        changes = [change.replace(long, short) for change in changes]
+    return [f"{index}. {change}" for index, change in enumerate(changes, 1)]
+
+
 def markdown(frame: pd.DataFrame) -> str:
     """``table`` of ``frame`` in Markdown, numbers with the decimals that they have and words as they are, but
-    for what would end a cell or a line.
+    for what would end a cell or a line. One of more than six columns is turned, in parts of five rows.
     """
-    shown = table(frame).rename(columns=_in_a_cell).map(_in_a_cell)
-    return shown.to_markdown(index=False, disable_numparse=True)
+    shown = table(frame)
+    known, first = shown is not frame, shown.columns[0]
+    if "change" in frame:
+        shown[first] = numbered(shown[first])
+    parts = [shown]
+    if known and len(shown.columns) > 6:
+        fives = (shown[start : start + 5] for start in range(0, len(shown), 5))
+        parts = [part.set_index(first).T.reset_index(names=first) for part in fives]
+    return "\n\n".join(_markdown(part, known) for part in parts)
+
+
+def _markdown(shown: pd.DataFrame, align: bool) -> str:
+    shown = shown.rename(columns=_in_a_cell).map(_in_a_cell)
+    right = [align and shown[name].astype(str).str.match(r"[-+−—<\[\d]|$|расходится").all() for name in shown]
+    sides = ["right" if numbers else "left" for numbers in right]
+    return shown.to_markdown(index=False, disable_numparse=True, colalign=sides)
 
 
 def _in_a_cell(value: Any) -> Any:

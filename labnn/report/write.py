@@ -1,14 +1,16 @@
 """What ``python -m labnn report`` writes: figures, tables, REPORT.md, and the blocks of a README."""
 
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL import Image
 
 from labnn.experiment import Run
 from labnn.kit.errors import LabError
@@ -16,13 +18,16 @@ from labnn.kit.files import atomic_write, read_errors, write_text
 from labnn.report import words
 from labnn.report.studies import STUDIES, Comparison, Study, recorded
 
+if TYPE_CHECKING:
+    import IPython.display
+
 TEMPLATE = Path(__file__).with_name("report.md")
 
 
 def write_report(runs_dir: str | Path, folder: str | Path, readme: str | Path | None = None) -> list[Path]:
-    """Writes what is recorded in ``runs_dir`` into ``folder``: figures (PNG), tables (CSV and Markdown),
-    those of a comparison in a folder of its own, and REPORT.md; into a ``readme`` its blocks. Returns the
-    paths.
+    """Writes what is recorded in ``runs_dir`` into ``folder``: figures (PNG and SVG), tables (CSV and
+    Markdown), those of a comparison in a folder of its own, and REPORT.md; into a ``readme`` its blocks.
+    Returns the paths.
 
     Raises ``LabError`` if nothing is recorded.
     """
@@ -71,11 +76,30 @@ def rewrite_blocks(path: str | Path, blocks: dict[str, str]) -> Path:
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Writes ``figure`` as PNG, whole or not at all, the same bytes each time; returns the path."""
+    """Writes ``figure`` to ``path``, PNG or, for photos, JPEG, and beside a PNG as SVG, each whole or not at
+    all, the same bytes each time; returns ``path``.
+    """
     path = Path(path)
-    with atomic_write(path) as unfinished:
-        figure.savefig(unfinished, dpi=130, format="png", metadata={"Software": None})
+    untold = {".png": {"Software": None}, ".svg": {"Creator": None, "Date": None}, ".jpg": None}
+    for one in [path, path.with_suffix(".svg")] if path.suffix == ".png" else [path]:
+        options = {"format": one.suffix[1:], "metadata": untold[one.suffix]}
+        with atomic_write(one) as unfinished:
+            figure.savefig(unfinished, dpi=160, **options)
     return path
+
+
+def inline(figure: Figure, alt: str, kind: str = "png") -> "IPython.display.Image":
+    """``figure`` for a notebook, sharp on dense screens, small, and with ``alt`` for who does not see it; a
+    "png" of 64 colours, or for photos a "jpeg". Closes ``figure``.
+    """
+    import IPython.display
+
+    drawn, packed = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, dpi=144)
+    plt.close(figure)
+    picture = Image.open(drawn).convert("RGB")
+    (picture if kind == "jpeg" else picture.quantize(64)).save(packed, kind, optimize=True)
+    return IPython.display.Image(packed.getvalue(), format=kind, width=picture.width // 2, alt=alt)
 
 
 def save_table(frame: pd.DataFrame, stem: str | Path) -> list[Path]:
@@ -92,7 +116,8 @@ def _write_study(study: Study, record: Any, folder: Path) -> tuple[list[Path], d
     folder = folder / study.name if isinstance(study, Comparison) else folder
     paths, frames, texts = [], study.tables(record), study.texts(record)
     for name, figure in study.figures(record).items():
-        paths.append(save_figure(figure, folder / f"{name}.png"))
+        picture = save_figure(figure, folder / f"{name}.png")
+        paths += [picture, picture.with_suffix(".svg")]
         plt.close(figure)  # so that a notebook does not show it once more
     for name, frame in frames.items():
         paths += save_table(frame, folder / name)
