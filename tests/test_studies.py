@@ -56,7 +56,7 @@ def test_a_study_of_ones_own_is_one_object(tmp_path, monkeypatch):
     record(tmp_path / "runs" / "mirrors", *study.experiments())
     paths = write_report(tmp_path / "runs", tmp_path / "out")
     written = {path.name for path in paths}
-    assert written == {"mirrors.png", "mirrors.csv", "mirrors.md", "REPORT.md"}
+    assert written == {"mirrors.png", "mirrors.svg", "mirrors.csv", "mirrors.md", "REPORT.md"}
     text = (tmp_path / "out" / "REPORT.md").read_text(encoding="utf-8")
     assert "«mirrors»" in text and "(mirrors.png)" in text
     assert "| без отражения  | 2          | 50,0 ± 0,0" in text

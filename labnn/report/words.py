@@ -262,21 +262,26 @@ def markdown(frame: pd.DataFrame) -> str:
     for what would end a cell or a line. One of more than six columns is turned, in parts of five rows.
     """
     shown = table(frame)
-    known, first = shown is not frame, shown.columns[0]
+    if shown is frame:  # none of ours
+        return _cells(frame).to_markdown(index=False, disable_numparse=True)
+    first = shown.columns[0]
     if "change" in frame:
         shown[first] = numbered(shown[first])
     parts = [shown]
-    if known and len(shown.columns) > 6:
+    if len(shown.columns) > 6:
         fives = (shown[start : start + 5] for start in range(0, len(shown), 5))
         parts = [part.set_index(first).T.reset_index(names=first) for part in fives]
-    return "\n\n".join(_markdown(part, known) for part in parts)
+    return "\n\n".join(_with_numbers_right(_cells(part)) for part in parts)
 
 
-def _markdown(shown: pd.DataFrame, align: bool) -> str:
-    shown = shown.rename(columns=_in_a_cell).map(_in_a_cell)
-    right = [align and shown[name].astype(str).str.match(r"[-+−—<\[\d]|$|расходится").all() for name in shown]
-    sides = ["right" if numbers else "left" for numbers in right]
+def _with_numbers_right(shown: pd.DataFrame) -> str:
+    number = r"[-+−—<∞\[\d]|$|расходится"
+    sides = ["right" if cells.astype(str).str.match(number).all() else "left" for _, cells in shown.items()]
     return shown.to_markdown(index=False, disable_numparse=True, colalign=sides)
+
+
+def _cells(shown: pd.DataFrame) -> pd.DataFrame:
+    return shown.rename(columns=_in_a_cell).map(_in_a_cell)
 
 
 def _in_a_cell(value: Any) -> Any:
