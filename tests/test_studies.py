@@ -59,7 +59,7 @@ def test_a_study_of_ones_own_is_one_object(tmp_path, monkeypatch):
     assert written == {"mirrors.png", "mirrors.svg", "mirrors.csv", "mirrors.md", "REPORT.md"}
     text = (tmp_path / "out" / "REPORT.md").read_text(encoding="utf-8")
     assert "«mirrors»" in text and "(mirrors.png)" in text
-    assert "| без отражения  | 2          | 50,0 ± 0,0" in text
+    assert "| без отражения  |          2 |    50,0 ± 0,0" in text
 
 
 def test_a_comparison_of_ones_own_is_found(tmp_path):

@@ -262,8 +262,8 @@ def markdown(frame: pd.DataFrame) -> str:
     for what would end a cell or a line. One of more than six columns is turned, in parts of five rows.
     """
     shown = table(frame)
-    if shown is frame:  # none of ours
-        return _cells(frame).to_markdown(index=False, disable_numparse=True)
+    if shown is frame or shown.empty:  # none of ours, or nothing in it
+        return _cells(shown).to_markdown(index=False, disable_numparse=True)
     first = shown.columns[0]
     if "change" in frame:
         shown[first] = numbered(shown[first])
