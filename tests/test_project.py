@@ -54,7 +54,8 @@ def blocks() -> dict[str, str]:
     """What the recorded studies say, and what was measured, by name."""
     found = {name: (RUNS / f"{name}.md").read_text(encoding="utf-8").strip() for name in MEASURED}
     for study in STUDIES.values():
-        record = study.load(RUNS)
+        if not (record := study.load(RUNS)):
+            continue
         tables = {name: words.markdown(frame) for name, frame in study.tables(record).items()}
         found = tables | study.texts(record) | found
     return found
