@@ -1,0 +1,42 @@
+"""What the notebook shows: figures and tables numbered, with captions (ГОСТ 7.32), text that every reader can
+show.
+"""
+
+from collections import defaultdict
+from pathlib import Path
+
+import pandas as pd
+from IPython.display import display
+from matplotlib.figure import Figure
+
+from labnn.report import words
+from labnn.report.write import inline, save_figure
+
+_numbers: defaultdict[str, dict[str, int]] = defaultdict(dict)
+
+
+def figure(drawn: Figure, caption: str, path: str | Path | None = None, *, photos: bool = False) -> None:
+    """Shows ``drawn`` with its caption below, which is its alternative text, too; ``photos`` as JPEG.
+
+    Saves it to ``path`` as well, where one is given, and closes it.
+    """
+    if path is not None:
+        save_figure(drawn, path)
+    display(inline(drawn, caption, "jpeg" if photos else "png"))
+    text(_caption("Рисунок", caption))
+
+
+def table(frame: pd.DataFrame, caption: str) -> None:
+    """Shows ``frame`` as a reader sees it, its caption above."""
+    text(f"{_caption('Таблица', caption)}\n\n{words.markdown(frame)}")
+
+
+def text(markdown: str) -> None:
+    """Shows ``markdown``, and itself where Markdown is not rendered."""
+    display({"text/markdown": markdown, "text/plain": markdown}, raw=True)
+
+
+def _caption(word: str, caption: str) -> str:
+    """«Рисунок 1 — …»: a caption keeps its number when a cell is executed again."""
+    known = _numbers[word]
+    return f"*{word} {known.setdefault(caption, len(known) + 1)} — {caption}*"
