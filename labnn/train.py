@@ -34,8 +34,8 @@ Watcher = Callable[[Epoch], dict]
 
 class Evaluation(NamedTuple):
     """Of all images of a loader: mean cross-entropy in nats, accuracy 0..1, the classes predicted and true,
-    int64 ``(n,)``, and the information that an answer gives of its picture, in nats
-    (``watchers.find_collapse``).
+    int64 ``(n,)``, the information that an answer gives of its picture, in nats (``watchers.find_collapse``),
+    and the five most probable classes or fewer, int64 ``(n, 5)``, the best first.
     """
 
     loss: float
@@ -43,6 +43,7 @@ class Evaluation(NamedTuple):
     predictions: Tensor
     labels: Tensor
     information: float
+    best: Tensor
 
 
 @memory_errors()
@@ -171,26 +172,26 @@ def evaluate(
     """
     device = device_of(model)
     sums = _Sums(device)
-    predictions, truth, mean_answer, certainty = [], [], 0, 0
+    answers, mean_answer, certainty = [], 0, 0
     model.eval()
     with torch.inference_mode():
         for images, labels in _on_device(loader, device):
             with autocast(device, precision):
                 logits = model(images)
-                if not truth:
+                if not answers:
                     look_at_batch(logits, labels, training=False)
                 logs = logits.float().log_softmax(1)
                 if mirror:
                     logs = torch.logaddexp(logs, model(images.flip(3)).float().log_softmax(1)) - math.log(2)
-            predictions.append(sums.add(logs, labels))
-            truth.append(labels)
+            best = logs.sort(dim=1, descending=True, stable=True).indices[:, :5]
+            answers.append(torch.cat([torch.stack([sums.add(logs, labels), labels], dim=1), best], dim=1))
             mean_answer = mean_answer + logs.exp().sum(0, dtype=sums.loss.dtype)
             certainty = certainty + (logs.exp() * logs).sum(dtype=sums.loss.dtype)
     loss, accuracy = sums.means()
     mean_answer = mean_answer / sums.images
     information = certainty / sums.images - torch.special.xlogy(mean_answer, mean_answer).sum()
-    answers, labels = torch.stack([torch.cat(predictions), torch.cat(truth)]).cpu()  # one wait for both
-    return Evaluation(loss, accuracy, answers, labels, information.item())
+    found = torch.cat(answers).cpu()  # one wait for all
+    return Evaluation(loss, accuracy, found[:, 0], found[:, 1], information.item(), found[:, 2:])
 
 
 class _Sums:

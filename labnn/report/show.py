@@ -22,7 +22,8 @@ def figure(drawn: Figure, caption: str, path: str | Path | None = None, *, photo
     """
     if path is not None:
         save_figure(drawn, path)
-    display(inline(drawn, caption, "jpeg" if photos else "png"))
+    content, about = inline(drawn, caption, "jpeg" if photos else "png")._repr_mimebundle_()
+    display(content | {"text/plain": caption}, metadata=about, raw=True)
     text(_caption("Рисунок", caption))
 
 

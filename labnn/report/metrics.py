@@ -1,0 +1,62 @@
+"""What accuracy does not say: classes weighted alike, the five best answers, which classes are confused."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from labnn.kit.numbers import percent
+from labnn.train import Evaluation
+
+
+def scores(tested: dict[str, Evaluation]) -> pd.DataFrame:
+    """Figures of every test by its title: accuracy, top-5, and the macro means of ``class_scores``."""
+    return pd.DataFrame({"Показатель": list(_TITLES)} | {name: _scores(one) for name, one in tested.items()})
+
+
+_TITLES = {
+    "Точность": lambda test, classes: test.accuracy,
+    "Верный среди пяти": lambda test, classes: (test.best == test.labels[:, None]).any(1).double().mean(),
+    "Полнота, макро": lambda test, classes: classes["recall"].mean(),
+    "Точность ответа, макро": lambda test, classes: classes["precision"].mean(),
+    "F1, макро": lambda test, classes: classes["f1"].mean(),
+}
+
+
+def _scores(test: Evaluation) -> list[str]:
+    classes = class_scores(test.labels, test.predictions)
+    return [percent(float(figure(test, classes)), 1) for figure in _TITLES.values()]
+
+
+def class_scores(labels: Sequence[int], answers: Sequence[int]) -> pd.DataFrame:
+    """A row for each class among ``labels`` or ``answers``: ``images``, ``recall``, ``precision``, ``f1``.
+
+    Shares 0..1; what would be divided by zero is 0, as in scikit-learn: the precision of a class that was
+    never answered, the recall of one with no picture.
+    """
+    labels, answers = np.asarray(labels), np.asarray(answers)
+    classes = np.union1d(labels, answers)
+    images, answered, right = (
+        np.array([(part == index).sum() for index in classes])
+        for part in (labels, answers, labels[labels == answers])
+    )
+    table = {"images": images, "recall": right / images.clip(1), "precision": right / answered.clip(1)}
+    return pd.DataFrame(table | {"f1": 2 * right / (images + answered)}, index=classes)
+
+
+def by_class(test: Evaluation, class_names: Sequence[str], count: int = 3) -> pd.DataFrame:
+    """The ``count`` classes with the least F1 and the ``count`` with the greatest."""
+    table = class_scores(test.labels, test.predictions).sort_values("f1", kind="stable")
+    chosen = table.index if len(table) <= 2 * count else [*table.index[:count], *table.index[-count:]]
+    shown = {"Класс": [class_names[index] for index in chosen], "Снимков": table["images"][chosen].tolist()}
+    for name, title in {"recall": "Полнота", "precision": "Точность ответа", "f1": "F1"}.items():
+        shown[title] = [percent(share, 1) for share in table[name][chosen]]
+    return pd.DataFrame(shown)
+
+
+def confusions(test: Evaluation, count: int = 3) -> list[tuple[int, int, int]]:
+    """The ``count`` commonest mistakes: true class, answer, how many."""
+    wrong = test.labels != test.predictions
+    pairs = pd.DataFrame({"label": test.labels[wrong].tolist(), "answer": test.predictions[wrong].tolist()})
+    found = pairs.value_counts(sort=False).sort_values(ascending=False, kind="stable")[:count]
+    return [(label, answer, int(times)) for (label, answer), times in found.items()]
