@@ -11,7 +11,7 @@ from labnn.experiment import Run, run_folder, run_or_load
 from labnn.kit.errors import LabError
 from labnn.kit.files import write_text
 from labnn.kit.hardware import usable_device
-from labnn.kit.numbers import number, rate
+from labnn.kit.numbers import number, percent, rate
 from labnn.kit.progress import Live
 from labnn.runner import fastest_processes, run_all
 from labnn.settings import NETWORKS, OPTIMIZERS, Experiment, check_names, method
@@ -26,6 +26,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     from labnn.report.protocol import GRID
+    from labnn.report.statistics import MARGIN
     from labnn.report.studies import STUDIES
 
     parser = _Parser(prog="python -m labnn", description="SqueezeNet на Stanford Cars: AMSGrad и Adam.")
@@ -78,11 +79,22 @@ def _parser() -> argparse.ArgumentParser:
         "--grid", nargs="+", type=float, default=GRID, metavar="LR", help="скорости, общие для всех"
     )
     compare.add_argument("--seeds", type=int, default=6, help="сколько пар прогонов с лучшими скоростями")
+    margin = "порог практического равенства, процентных пунктов точности; назначьте его до прогонов"
+    compare.add_argument("--margin", type=float, default=100 * MARGIN, metavar="ПУНКТОВ", help=margin)
     compare.add_argument(
         "--figures", type=Path, default=Path("figures/compare"), help="папка рисунков и таблиц"
     )
     compare.add_argument("--processes", default="auto", help="сколько сетей обучать сразу; auto — измерить")
     _add_settings(compare, without=("optimizer", "lr", "seed"))
+
+    predict = command(_predict, "назвать модель на своих снимках", device=False)
+    predict.add_argument("photos", nargs="+", type=Path, metavar="СНИМОК", help="файлы или папки")
+    predict.add_argument("--run", dest="folder", type=Path, help="прогон; без него сеть рисованного набора")
+    predict.add_argument("--weights", type=Path, help="веса, если они не рядом с прогоном: .pt из data/cache")
+    predict.add_argument("--data", type=Path, help="набор прогона, если имена классов не известны")
+    predict.add_argument("--csv", type=Path, help="записать ответы и сюда")
+    predict.add_argument("--figure", type=Path, help="рисунок со снимками и картами: .png или .jpg")
+    predict.add_argument("--onnx", type=Path, help="записать сеть для других программ")
 
     study = command(_study, "обучить все сети опыта: по одной правке и вместе", out="data/runs")
     trained = [name for name, study in STUDIES.items() if study.experiments()]
@@ -208,7 +220,7 @@ def _compare(arguments: argparse.Namespace) -> None:
     print(
         f"\n{words.markdown(frames.summary(runs))}\n\nРисунки и таблицы ({len(paths)}): {arguments.figures}"
     )
-    print(words.verdict(runs))
+    print(words.verdict(runs, margin=arguments.margin / 100))
 
 
 def _study(arguments: argparse.Namespace) -> None:
@@ -242,6 +254,28 @@ def _variants(arguments: argparse.Namespace) -> None:
     table = evaluate_variants(run, data, load_network(run, weights, device), arguments.cache)
     write_text(arguments.folder / "variants.csv", table.to_csv(index=False, lineterminator="\n"))
     print(words.markdown(table))
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from labnn.report import predict
+    from labnn.report.write import save_figure
+
+    names = open_dataset(arguments.data).class_names if arguments.data else ()
+    network = predict.open_network(arguments.folder or predict.EXAMPLE, arguments.weights, names)
+    photos = predict.list_photos(arguments.photos)
+    answers = predict.predict(network, photos)
+    for photo, own in answers.groupby("photo", sort=False):
+        told = ", ".join(
+            f"{name} {percent(share, 1)}"
+            for name, share in zip(own["class"], own["probability"], strict=True)
+        )
+        print(f"{photo}: {told}")
+    if arguments.csv:
+        print(write_text(arguments.csv, answers.to_csv(index=False, lineterminator="\n")))
+    if arguments.figure:
+        print(save_figure(predict.plot_answers(network, photos, answers), arguments.figure))
+    if arguments.onnx:
+        print(predict.write_onnx(network, arguments.onnx))
 
 
 def _report(arguments: argparse.Namespace) -> None:

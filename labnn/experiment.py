@@ -47,7 +47,8 @@ class Run:
     environment.
 
     ``data``: what ``CarsData.describe`` gave. ``predictions``: one row a test image, in the order of the
-    annotations, with ``label`` and ``prediction``. ``environment``: versions, processor, device, threads,
+    annotations, with ``label`` and ``prediction``, and in newer records the four next best, ``second`` to
+    ``fifth``. ``environment``: versions, processor, device, threads,
     precision. ``definitions``: what the user's own functions were that the experiment names
     (``identity.definition``).
     """
@@ -366,11 +367,13 @@ def train(
             checkpoint=checkpoint,
             progress=progress,
         )
-        answers = evaluate(model, test_batches, mirror=experiment.mirror_test).predictions
+        tested = evaluate(model, test_batches, mirror=experiment.mirror_test)
         made_by = environment(device)
     if not math.isfinite(history["test_loss"].iloc[-1]):
         way_out = f"уменьшите lr (сейчас {experiment.lr:.2g}) или удлините warmup"
         raise Diverged(f"После последней эпохи потери на тесте не число, прогон не записан: {way_out}.")
-    predictions = pd.DataFrame({"label": photos.test_labels, "prediction": answers})
+    predictions = pd.DataFrame({"label": photos.test_labels, "prediction": tested.predictions.numpy()})
+    for name, classes in zip(("second", "third", "fourth", "fifth"), tested.best.T[1:], strict=False):
+        predictions[name] = classes.numpy()
     run = Run(experiment, photos.description, history, predictions, made_by, own_definitions(experiment))
     return run, {name: tensor.cpu() for name, tensor in model.state_dict().items()}

@@ -17,6 +17,7 @@ from conftest import MINICARS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy import stats
 
 from labnn.batches import decode_images
 from labnn.data import open_dataset
@@ -25,7 +26,13 @@ from labnn.kit.errors import Diverged, LabError
 from labnn.kit.progress import Live, print_progress
 from labnn.report import frames, words
 from labnn.report.protocol import Protocol
-from labnn.report.statistics import at_best_rates, beats_majority, comparable, describe_differences
+from labnn.report.statistics import (
+    at_best_rates,
+    beats_majority,
+    comparable,
+    describe_differences,
+    pairs_to_decide,
+)
 from labnn.report.words import learning, other_differences, rate_against_optimizer, stability, verdict
 from labnn.settings import OPTIMIZERS, check_names
 from labnn.train import HISTORY_COLUMNS
@@ -308,6 +315,39 @@ def test_differences_all_alike_prove_nothing(difference):
     assert shown["95 % по Стьюденту"] == shown["p (Стьюдент)"] == "—"
 
 
+def test_verdict_can_say_equal_and_says_by_how_much():
+    near = [0.500 + shift for shift in (0.003, -0.002, 0.001, -0.003, 0.002, 0.0)]
+    text = verdict(pairs_of_runs(near, [0.5] * 6))
+    assert "практически равны (весь интервал внутри ±1,5 п. п.)" in text and "нужно пар" not in text
+    assert "разница не доказана" in verdict(pairs_of_runs(near, [0.5] * 6), margin=0.001)
+    better = verdict(pairs_of_runs([0.51, 0.511, 0.512, 0.509, 0.5105, 0.5095], [0.5] * 6))
+    assert "лучше AMSGrad, но практически равны" in better
+
+
+def test_undecided_verdict_says_how_many_pairs_would_decide():
+    """What was seen in six pairs is what a simulation of so many pairs decides in four cases of five."""
+    random = np.random.default_rng(0)
+    seen = describe_differences([0.03, -0.02, 0.04, -0.01, 0.02, 0.01])
+    pairs = pairs_to_decide(seen, margin=0.001)
+    assert f"нужно пар: около {pairs}" in verdict(
+        pairs_of_runs([0.53, 0.48, 0.54, 0.49, 0.52, 0.51], [0.5] * 6), margin=0.001
+    )
+    drawn = random.normal(seen.mean, seen.deviation, (2000, pairs))
+    low, high = stats.t.interval(0.95, pairs - 1, drawn.mean(1), stats.sem(drawn, axis=1))
+    assert 0.76 < ((low > 0) | (high < 0)).mean() < 0.84
+
+
+def test_cells_are_judged_together_and_a_cell_without_pairs_is_left_out():
+    base = Experiment(optimizer="adam", epochs=2, image_size=32)
+    runs = pairs_of_runs([0.60, 0.61, 0.63, 0.64, 0.62, 0.615], [0.5, 0.51, 0.52, 0.5, 0.51, 0.505])
+    short = [replace(run, experiment=replace(run.experiment, beta2=0.9)) for run in runs[:1]]
+    base = replace(runs[0].experiment, optimizer="adam", seed=0)
+    assert list(frames.cells([*runs, *short], base)["pairs"]) == [6]
+    text = words.cells([*runs, *short], base)
+    assert text == "По ячейкам, с поправкой Бонферрони на 1: лучше AMSGrad — «β₂ = 0,999»."
+    assert words.cells([], base) == "Пар прогонов в ячейках ещё нет."
+
+
 @pytest.mark.parametrize("wrong", [[], [0.1, float("nan")], [float("inf")], [None, 0.1]])
 def test_no_number_is_no_difference(wrong):
     with pytest.raises(LabError, match="сравнить нельзя"):
@@ -473,7 +513,7 @@ SENTENCES += [
 @given(SEEN)
 def test_no_table_and_no_sentence_says_nan_or_inf(seen):
     runs = [finished(*one) for one in seen]
-    texts = [verdict(runs), verdict(runs, brief=True)]
+    texts = [verdict(runs), verdict(runs, brief=True), verdict(runs, margin=0.3)]
     for make in (*ALL, *SENTENCES) if runs else ():
         with contextlib.suppress(LabError):  # one Russian sentence is an answer, too
             made = make(runs)

@@ -5,6 +5,7 @@ A mean's standard deviation over seeds is in a column of its own, ``..._deviatio
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from labnn.data import CarsData, ChanceLevels
 from labnn.experiment import Run
 from labnn.kit.errors import LabError
 from labnn.report.statistics import (
+    PairedDifference,
     area_under_curve,
     beats_majority,
     best_rates,
@@ -21,6 +23,7 @@ from labnn.report.statistics import (
     by_optimizer,
     describe_differences,
     final,
+    make_pairs,
     mcnemar,
     pairs_of,
     reached,
@@ -120,6 +123,54 @@ def differences(runs: Sequence[Run], confidence: float = 0.95) -> pd.DataFrame:
         row = {"figure": figure} | found._asdict() | {"proven": found.proven}
         rows.append(row if found.spread else row | dict.fromkeys(("low", "high", "p_value"), np.nan))
     return pd.DataFrame(rows).rename(columns=names)
+
+
+def cell_differences(runs: Sequence[Run], base: Experiment) -> dict[str, PairedDifference]:
+    """AMSGrad minus Adam in last accuracy, by cell: runs that share all but optimizer and seed, called by
+    their changes from ``base``. The intervals of all cells hold together with 95 % (Bonferroni).
+    """
+    found = {}
+    for name, group in _cells(runs, base).items():
+        with suppress(LabError):  # no pair yet
+            paired = make_pairs(*by_optimizer(group).values())
+            found[name] = [final(a, "test_accuracy") - final(b, "test_accuracy") for a, b in paired]
+    level = 1 - 0.05 / max(len(found), 1)
+    return {name: describe_differences(values, level) for name, values in found.items()}
+
+
+def cells(runs: Sequence[Run], base: Experiment) -> pd.DataFrame:
+    """``cell_differences`` in a table: also the mean accuracies of the pairs, and the share of weights whose
+    maximum lies above v at the end of AMSGrad's runs.
+    """
+    rows, groups = [], _cells(runs, base)
+    for name, found in cell_differences(runs, base).items():
+        first, second = by_optimizer(groups[name])
+        paired = make_pairs(*by_optimizer(groups[name]).values())
+        row = {"cell": name, "pairs": found.pairs, "first": first, "second": second}
+        for column, part in (("first_accuracy", 0), ("second_accuracy", 1)):
+            row[column] = np.mean([final(pair[part], "test_accuracy") for pair in paired])
+        held = [final(run, "maximum_share") for run, _ in paired if "maximum_share" in run.history]
+        row["maximum_share"] = np.mean(held) if held else np.nan
+        row |= {"difference": found.mean, "difference_low": found.low, "difference_high": found.high}
+        rows.append(row | {"exact_p": found.exact_p})
+    return pd.DataFrame(rows)
+
+
+def _cells(runs: Sequence[Run], base: Experiment) -> dict[str, list[Run]]:
+    """Runs of two optimizers by cell, called by the settings that any of them has otherwise than ``base``."""
+    apart = {"optimizer", "seed", "weight_decay"}
+    varied = [
+        name
+        for name in vars(base)
+        if name not in apart and any(getattr(run.experiment, name) != getattr(base, name) for run in runs)
+    ]
+    found: dict[tuple, list[Run]] = {}
+    for run in runs:
+        found.setdefault(tuple(getattr(run.experiment, name) for name in varied), []).append(run)
+    groups = [found[key] for key in sorted(found)]
+    names = [", ".join(group[0].experiment.words(name) for name in varied) for group in groups]
+    cells = zip(names, groups, strict=True)
+    return {name or "все": group for name, group in cells if len(by_optimizer(group)) == 2}
 
 
 def ablation(runs: Sequence[Run], base: Experiment, title: str = "") -> pd.DataFrame:

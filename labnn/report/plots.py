@@ -17,7 +17,7 @@ from labnn.data import CarModelsDataset, CarsData, ChanceLevels
 from labnn.experiment import Run
 from labnn.kit.numbers import number, rate
 from labnn.report import frames, words
-from labnn.report.statistics import best_rates, by_optimizer, paired_difference
+from labnn.report.statistics import MARGIN, best_rates, by_optimizer, paired_difference
 from labnn.settings import OPTIMIZERS, method
 
 # For good, since ticks are made when a figure is drawn, after any context has ended. Text is large for the
@@ -289,6 +289,28 @@ def plot_changes(table: pd.DataFrame, share: float, ax: Axes | None = None) -> A
     _finished(ax).grid(False)
     _legend_below(ax.figure)
     return ax
+
+
+def plot_cells(table: pd.DataFrame) -> Figure:
+    """``frames.cells``: the difference of each cell with its interval, and beside it how many weights the
+    maximum holds.
+    """
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(WIDTH, 1.6 + 0.6 * len(table)), sharey=True, width_ratios=[2, 1]
+    )
+    places, points = np.arange(len(table)), 100 * table["difference"]
+    reach = [points - 100 * table["difference_low"], 100 * table["difference_high"] - points]
+    left.errorbar(points, places, xerr=np.nan_to_num(reach, posinf=0), fmt="o", color="0.2")
+    left.axvspan(-100 * MARGIN, 100 * MARGIN, color="0.9", zorder=0)
+    left.axvline(0, **_CHANCE)
+    left.set(xlabel="разность точности, п. п.")
+    right.barh(places, 100 * table["maximum_share"], color="0.55")
+    right.set(xlabel="весов под максимумом, %")
+    left.set_yticks(places, [textwrap.fill(cell, 30) for cell in table["cell"]])
+    left.invert_yaxis()
+    for ax in (left, right):
+        _finished(ax).grid(axis="y", visible=False)
+    return figure
 
 
 def plot_class_sizes(data: CarsData, ax: Axes | None = None) -> Axes:

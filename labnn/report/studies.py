@@ -132,6 +132,16 @@ class Memory(Study):
             for name in ("amsgrad", "adam")
         ]
 
+    def tables(self, runs: list[Run]) -> dict[str, pd.DataFrame]:
+        return {self.name: frames.cells(runs, self.base)}
+
+    def texts(self, runs: list[Run]) -> dict[str, str]:
+        told = {f"{self.name}_conditions": words.conditions(runs)}
+        return told | {f"{self.name}_verdict": words.cells(runs, self.base)}
+
+    def figures(self, runs: list[Run]) -> dict[str, Figure]:
+        return {self.name: plots.plot_cells(frames.cells(runs, self.base))}
+
 
 class Ladder(Study):
     """From the original's recipe to the best: the AMSGrad runs of the folders ``steps`` on its photos."""

@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 
 from labnn.experiment import Run
+from labnn.kit.errors import check
 from labnn.kit.numbers import interval, number, percent, probability, rate, scientific, signed, thousands
 from labnn.report import frames
 from labnn.report.statistics import (
+    MARGIN,
     PairedDifference,
     beats_majority,
     best_rates,
@@ -26,6 +28,7 @@ from labnn.report.statistics import (
     make_pairs,
     pairs_needed,
     pairs_of,
+    pairs_to_decide,
     sensitivity,
 )
 from labnn.settings import Experiment, method
@@ -59,9 +62,10 @@ def _points_and_interval(row: dict, column: str) -> str:
     return "" if np.isnan(row[column]) else signed(100 * row[column]) + bounds
 
 
-def _epochs_reached(row: dict, column: str) -> str:
-    some = f" ({row['count']} из {row['runs']})" if 0 < row["count"] < row["runs"] else ""
-    return number(row[column], 1) + some
+def _reached_by_all(row: dict, column: str) -> str:
+    if 0 < row["count"] < row["runs"]:  # the mean of those that got there would be the quickest ones' alone
+        return f"— ({row['count']} из {row['runs']})" if column == "epochs" else "—"
+    return number(row[column], 1)
 
 
 # What pairs are compared by: its name, the unit's scale and the decimals.
@@ -124,8 +128,8 @@ _TABLES: list[dict[str, tuple[str, Cell]]] = [
     },
     {  # milestones
         "test_accuracy": (_ACCURACY, _as(lambda share: round(100 * share))),
-        "epochs": ("{optimizer}, эпох", _epochs_reached),
-        "seconds": ("{optimizer}, с", _decimals(1)),
+        "epochs": ("{optimizer}, эпох", _reached_by_all),
+        "seconds": ("{optimizer}, с", _reached_by_all),
     },
     {  # pairs
         "seed": ("Зерно", _as(round)),
@@ -145,6 +149,21 @@ _TABLES: list[dict[str, tuple[str, Cell]]] = [
         "exact": ("95 % точный", _figure_interval),
         "exact_p": ("p (перестановки знаков)", _as(probability)),
         "detectable": ("Наименьшая заметная разность", _figure),
+    },
+    {  # cells
+        "cell": ("Ячейка", _as(str)),
+        "pairs": ("Пар", _as(round)),
+        "first_accuracy": ("{first}, %", _PERCENT),
+        "second_accuracy": ("{second}, %", _PERCENT),
+        "difference": (
+            "Разность, п. п. [интервал]",
+            lambda row, _: (
+                f"{signed(100 * row['difference'])} "
+                + interval(100 * row["difference_low"], 100 * row["difference_high"], 1)
+            ),
+        ),
+        "exact_p": ("p (перестановки знаков)", _as(probability)),
+        "maximum_share": ("Весов, у которых максимум ограничивает шаг", _as(lambda share: percent(share, 1))),
     },
     {  # ablation
         "change": (_CHANGE, _as(lambda change: change or "исходный рецепт")),
@@ -433,13 +452,15 @@ def learning(runs: Sequence[Run]) -> str:
     return " ".join(sentences)
 
 
-def verdict(runs: Sequence[Run], *, brief: bool = False) -> str:
+def verdict(runs: Sequence[Run], *, brief: bool = False, margin: float = MARGIN) -> str:
     """The answer to "which optimizer is better?" that ``runs`` allow, computed from the test accuracies of
     their last epochs.
 
-    For every two optimizers one of three answers, "лучше" the first or the second or "разница не доказана",
-    and the number behind it; unless ``brief`` also the tests and what they could have shown.
+    For every two optimizers one of four answers: "лучше" the first or the second, "практически равны" where
+    the whole interval lies inside ``margin``, a share (``PairedDifference.within``), or "разница не
+    доказана"; and the number behind it, unless ``brief`` also the tests and what they could have shown.
     """
+    check("margin", margin, float, 0, 1)
     groups = {title(key): group for key, group in by_optimizer(runs).items()}
     if len(groups) < 2:
         only = f"Прогоны есть только для одного оптимизатора ({', '.join(groups)})"
@@ -447,12 +468,21 @@ def verdict(runs: Sequence[Run], *, brief: bool = False) -> str:
         return f"{known}, сравнивать не с чем: разница не доказана."
     comparisons = list(combinations(groups, 2))
     confidence = 1 - 0.05 / len(comparisons)  # Bonferroni: all intervals hold together
-    sentences = [_comparison(*names, *map(groups.get, names), confidence, brief) for names in comparisons]
-    return " ".join(sentences) + _machines(runs)
+    sentences = [
+        _comparison(*names, *map(groups.get, names), confidence, brief, margin) for names in comparisons
+    ]
+    corrected = f" Интервалы — с поправкой Бонферрони на {len(comparisons)} пары оптимизаторов."
+    return " ".join(sentences) + (corrected if len(comparisons) > 1 else "") + _machines(runs)
 
 
 def _comparison(
-    first: str, second: str, runs: Sequence[Run], others: Sequence[Run], confidence: float, brief: bool
+    first: str,
+    second: str,
+    runs: Sequence[Run],
+    others: Sequence[Run],
+    confidence: float,
+    brief: bool,
+    margin: float,
 ) -> str:
     """The answer for two optimizers and the seeds that have no pair, by divergence or since nobody trained
     them.
@@ -465,7 +495,7 @@ def _comparison(
         return f"{answer}. Общих зёрен у прогонов нет, пар не составить."
     pairs = make_pairs(runs, others)
     found = [final(a, "test_accuracy") - final(b, "test_accuracy") for a, b in pairs]
-    answer = _answer(first, second, describe_differences(found, confidence), brief)
+    answer = _answer(first, second, describe_differences(found, confidence), brief, margin)
     met = {run.experiment.seed for run in (*runs, *others)}
     alone = sorted(met - {run.experiment.seed for run, _ in pairs})
     return answer + (f" Без пары остались зёрна: {', '.join(map(str, alone))}." if alone else "")
@@ -492,9 +522,19 @@ def _machines(runs: Sequence[Run]) -> str:
     return differ if found else ""
 
 
-def _answer(first: str, second: str, difference: PairedDifference, brief: bool) -> str:
-    better = first if difference.mean > 0 else second
-    answer = f"{first} и {second}: {f'лучше {better}' if difference.proven else 'разница не доказана'}"
+def conclusion(first: str, second: str, difference: PairedDifference, margin: float = MARGIN) -> str:
+    """«лучше …», «практически равны» or «разница не доказана»; both where a proven difference is smaller than
+    ``margin``.
+    """
+    better = f"лучше {first if difference.mean > 0 else second}"
+    equal = f"практически равны (весь интервал внутри ±{number(100 * margin, 1)} п. п.)"
+    if difference.within(margin):
+        return f"{better}, но {equal}" if difference.proven else equal
+    return better if difference.proven else "разница не доказана"
+
+
+def _answer(first: str, second: str, difference: PairedDifference, brief: bool, margin: float) -> str:
+    answer = f"{first} и {second}: {conclusion(first, second, difference, margin)}"
     mean, bounds = signed(100 * difference.mean), interval(100 * difference.low, 100 * difference.high, 1)
     decimals = 0 if difference.confidence == 0.95 else 1
     level = f"{number(100 * difference.confidence, decimals)}-процентный"
@@ -517,11 +557,33 @@ def _answer(first: str, second: str, difference: PairedDifference, brief: bool) 
     return (
         f"{evidence}, p = {student} по Стьюденту, {signs} по перестановкам знаков; "
         f"такое число пар с вероятностью 80 % обнаружило бы разницу от {least} пункта."
-    )
+    ) + _more_pairs(difference, margin)
+
+
+def _more_pairs(difference: PairedDifference, margin: float) -> str:
+    """Whether to go on: how many pairs would decide, where these do not."""
+    if difference.proven or difference.within(margin):
+        return ""
+    pairs = pairs_to_decide(difference, margin)
+    count = f"около {pairs}" if pairs else "больше 1 000"
+    wanted = f"доказать эту разницу или равенство в пределах {number(100 * margin, 1)} п. п."
+    return f" Чтобы при таком разбросе {wanted}, нужно пар: {count}."
+
+
+def cells(runs: Sequence[Run], base: Experiment) -> str:
+    """In which cells of ``frames.cells`` AMSGrad and Adam differ, which are equal, which are not decided."""
+    found: dict[str, list[str]] = {}
+    for cell, difference in frames.cell_differences(runs, base).items():
+        found.setdefault(conclusion("AMSGrad", "Adam", difference), []).append(f"«{cell}»")
+    if not found:
+        return "Пар прогонов в ячейках ещё нет."
+    count = sum(map(len, found.values()))
+    said = "; ".join(f"{answer} — {', '.join(where)}" for answer, where in found.items())
+    return f"По ячейкам, с поправкой Бонферрони на {count}: {said}."
 
 
 def other_differences(runs: Sequence[Run]) -> str:
-    """In which other figures two optimizers differ; the intervals hold together with 95 % (Bonferroni)."""
+    """In which other figures two optimizers differ, by intervals that hold together with 95 %."""
     names = " минус ".join(map(title, by_optimizer(runs)))
     others = frames.differences(runs, 1 - 0.05 / (len(frames.FIGURES) - 1)).iloc[1:]
     words = [
@@ -529,7 +591,8 @@ def other_differences(runs: Sequence[Run]) -> str:
         f"{_figure_interval(row, 'student')}"
         for row in others[others["proven"]].to_dict("records")
     ]
-    found = f"Из других величин различаются {'; '.join(words)}."
+    corrected = f"интервалы с поправкой Бонферрони на {len(others)} величины"
+    found = f"Из других величин различаются {'; '.join(words)} ({corrected})."
     return found if words else "И в других величинах разница не доказана."
 
 
