@@ -234,18 +234,38 @@ def run_or_load(
     (``seconds`` apart), to the last digit on a CPU with the same number of threads; on a GPU the order of
     sums in the backward pass varies, and the last digits with it.
     """
-    folder, device = run_folder(experiment, data, runs_dir), usable_device(device)
-    checkpoint = Path(cache_dir) / f"{folder.name}-{device.type}.checkpoint"
+    device = usable_device(device)
+
+    def training(checkpoint: Path) -> tuple[Run, dict]:
+        photos = decode(experiment, data, cache_dir)
+        return train(experiment, photos, device, checkpoint, progress, threads)
+
+    return record_once(experiment, data, runs_dir, cache_dir, device.type, training, progress)
+
+
+def record_once(
+    experiment: Experiment,
+    data: CarsData,
+    runs_dir: str | Path,
+    cache_dir: str | Path,
+    device_type: str,
+    training: Callable[[Path], tuple[Run, dict]],
+    progress: Progress = lambda rows, epochs: None,
+) -> Run:
+    """``run_or_load`` by any ``training``, on "cpu" or "cuda": given the file of the checkpoint, it gives the
+    run and the ``state_dict``.
+    """
+    folder = run_folder(experiment, data, runs_dir)
+    checkpoint = Path(cache_dir) / f"{folder.name}-{device_type}.checkpoint"
     if not folder.exists():
         check_names(experiment)
         with exclusive(checkpoint, f"Прогон {folder.name}"):
             if not folder.exists():  # nobody has trained it meanwhile
                 remove_unfinished(checkpoint.with_suffix(".pt"))
-                photos = decode(experiment, data, cache_dir)
-                run, weights = train(experiment, photos, device, checkpoint, progress, threads)
+                run, weights = training(checkpoint)
                 save_tensors(weights, checkpoint.with_suffix(".pt"))
                 run.save(folder)
-                checkpoint.unlink()
+                checkpoint.unlink(missing_ok=True)  # a run of one's last epoch may come home before it
                 return run
     run = Run.load(folder)
     _check_name(run, folder)
