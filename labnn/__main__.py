@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import sys
+import tempfile
 from dataclasses import fields
 from pathlib import Path
 
@@ -111,6 +112,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("--runs", type=Path, default=RUNS, help="папка записей")
     report.add_argument("--readme", type=Path, help="файл, в котором обновить числа; по умолчанию README.md")
+    report.add_argument("--html", type=Path, help="только сдать отчёт: выполненный блокнот одним файлом HTML")
+    report.add_argument("--pdf", type=Path, help="то же в PDF, страницы A4; нужен Chromium")
+    report.add_argument("--notebook", type=Path, default=Path("lab1.ipynb"), help="выполненный блокнот")
+    report.add_argument("--code", action=argparse.BooleanOptionalAction, default=True, help="код в отчёте")
     return parser
 
 
@@ -279,10 +284,23 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
+    if arguments.html or arguments.pdf:
+        return _hand_in(arguments)
     from labnn.report.write import write_report
 
     readme = Path("README.md") if arguments.runs == RUNS and Path("README.md").is_file() else None
     print(*write_report(arguments.runs, arguments.out, arguments.readme or readme), sep="\n")
+
+
+def _hand_in(arguments: argparse.Namespace) -> None:
+    from labnn.report.paper import write_html, write_pdf
+
+    with tempfile.TemporaryDirectory() as folder:
+        html = write_html(arguments.notebook, arguments.html or Path(folder) / "report.html", arguments.code)
+        if arguments.html:
+            print(html)
+        if arguments.pdf:
+            print(write_pdf(html, arguments.pdf))
 
 
 def main(arguments: list[str] | None = None) -> int:

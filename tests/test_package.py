@@ -11,6 +11,8 @@ from conftest import PROJECT
 
 MODULES = {path.relative_to(PROJECT).as_posix() for path in (PROJECT / "labnn").rglob("*.py")}
 CLASSES = "labnn/cars/stanford_cars.csv"
+PAGE = {f"labnn/report/page/{name}" for name in ("conf.json", "index.html.j2", "page.css")}
+DATA = {CLASSES, "labnn/report/report.md", *PAGE}
 
 
 def python(*arguments, **options) -> subprocess.CompletedProcess:
@@ -22,7 +24,7 @@ def python(*arguments, **options) -> subprocess.CompletedProcess:
 def sources(tmp_path_factory):
     """A copy of what is packed, because building leaves files beside it."""
     folder = tmp_path_factory.mktemp("sources")
-    for name in ("pyproject.toml", "requirements.txt", "README.md", "LICENSE", CLASSES, *MODULES):
+    for name in ("pyproject.toml", "requirements.txt", "README.md", "LICENSE", *DATA, *MODULES):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((PROJECT / name).read_bytes())
@@ -45,7 +47,7 @@ def installed(sources, tmp_path_factory):
 
 def test_wheel_holds_every_module_and_the_class_list_and_nothing_else(installed):
     held = {path.relative_to(installed).as_posix() for path in installed.rglob("*") if path.is_file()}
-    assert {name for name in held if ".dist-info/" not in name} == MODULES | {CLASSES}
+    assert {name for name in held if ".dist-info/" not in name} == MODULES | DATA
 
 
 def test_installed_package_asks_for_what_the_requirements_name(installed):
@@ -73,7 +75,7 @@ def test_source_archive_builds_by_itself(sources, tmp_path):
     [archive] = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as file:
         held = {name.partition("/")[2] for name in file.getnames()}
-    assert held >= MODULES | {CLASSES, "requirements.txt", "LICENSE", "README.md", "pyproject.toml"}
+    assert held >= MODULES | DATA | {"requirements.txt", "LICENSE", "README.md", "pyproject.toml"}
 
 
 @pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=["check", "format"])

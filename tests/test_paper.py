@@ -1,0 +1,133 @@
+"""The report that is handed in: HTML that fits every screen, a PDF on A4, sentences where it cannot be."""
+
+import re
+import shutil
+
+import nbformat
+import pytest
+from conftest import PROJECT
+from nbclient import NotebookClient
+
+from labnn.__main__ import main
+from labnn.kit.errors import LabError
+from labnn.report.paper import BROWSERS, write_html, write_pdf
+
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory):
+    return write_html(PROJECT / "lab1.ipynb", tmp_path_factory.mktemp("paper") / "report.html")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM)
+        yield browser
+        browser.close()
+
+
+TOO_WIDE = """() => [...document.querySelectorAll("body *")]
+    .filter(element => element.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
+    .map(element => element.outerHTML.slice(0, 200))"""
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [1280, 768, 390])
+def test_nothing_is_wider_than_the_page_and_the_browser_has_nothing_to_say(width, html, browser):
+    page, said, asked = browser.new_page(viewport={"width": width, "height": 900}), [], []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(html.as_uri())
+    assert page.evaluate(TOO_WIDE) == [] and said == []
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert page.locator("math").count() > 10 and "$$" not in page.inner_text("body")
+    page.close()
+
+
+def test_every_image_has_a_text(html):
+    images = re.findall(r"<img[^>]*>", html.read_text(encoding="utf-8"))
+    texts = [re.search(r'alt="([^"]*)"', image) for image in images]
+    assert images and all(text and re.search("[а-яё]", text[1]) for text in texts)
+
+
+def test_code_folds_and_can_be_left_out(html, tmp_path):
+    without = write_html(PROJECT / "lab1.ipynb", tmp_path / "report.html", code=False)
+    assert '<details class="code"' in html.read_text(encoding="utf-8")
+    assert '<details class="code"' not in without.read_text(encoding="utf-8")
+
+
+@needs_chromium
+def test_pdf_is_a4_and_its_pages_are_numbered(html, tmp_path):
+    pdf = write_pdf(html, tmp_path / "report.pdf").read_bytes()
+    sizes = set(re.findall(rb"/MediaBox ?\[0 0 ([\d.]+) ([\d.]+)\]", pdf))
+    assert len(sizes) == 1
+    assert [round(float(side) / 72 * 25.4) for side in sizes.pop()] == [210, 297]
+
+
+def book(tmp_path, **cell):
+    path = tmp_path / "own.ipynb"
+    cells = [nbformat.v4.new_code_cell("1 + 1", **cell)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    return path
+
+
+def test_what_is_no_executed_notebook_is_told_with_status_2(tmp_path, capsys):
+    wrong = {"не выполнен": book(tmp_path), "нет": tmp_path / "absent.ipynb"}
+    wrong["не блокнот"] = tmp_path / "text.ipynb"
+    wrong["не блокнот"].write_text("текст", encoding="utf-8")
+    for words, path in wrong.items():
+        assert main(["report", "--html", str(tmp_path / "report.html"), "--notebook", str(path)]) == 2
+        told = capsys.readouterr()
+        assert words in told.err and len(told.err.splitlines()) == 1 and told.out == ""
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "taken").write_text("", encoding="utf-8")
+    with pytest.raises(LabError, match="Нельзя записать"):
+        write_html(book(tmp_path, execution_count=1), tmp_path / "taken" / "report.html")
+
+
+def test_without_chromium_html_is_written_and_pdf_is_explained(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    html, pdf = tmp_path / "report.html", tmp_path / "report.pdf"
+    files = ["--notebook", str(book(tmp_path, execution_count=1)), "--html", str(html), "--pdf", str(pdf)]
+    assert main(["report", *files]) == 2
+    told = capsys.readouterr()
+    assert "нужен Chromium" in told.err and html.is_file() and not pdf.exists()
+
+
+SHOWN = """
+import matplotlib.pyplot as plt
+import pandas as pd
+from labnn.report.paper import Captions
+shown = Captions()
+for caption in ("Первая", "Вторая", "Первая"):
+    shown.table(pd.DataFrame({"Слой": ["Conv2d"], "Параметров": ["1792"]}), caption)
+shown.figure(plt.subplots()[0], "Первый")
+plt.close("all")
+"""
+
+
+def test_captions_are_numbered_once_and_are_the_alternative_texts(tmp_path):
+    written = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(SHOWN)])
+    NotebookClient(written, resources={"metadata": {"path": str(PROJECT)}}).execute()
+    *tables, image, caption = written.cells[0].outputs
+    numbers = [re.search(r"Таблица \d — .*", table.data["text/plain"])[0] for table in tables]
+    assert numbers == ["Таблица 1 — Первая", "Таблица 2 — Вторая", "Таблица 1 — Первая"]
+    assert all("Conv2d" in table.data["text/plain"] for table in tables)
+    assert image.metadata["image/png"]["alt"] == caption.data["text/plain"] == "Рисунок 1 — Первый"
+    nbformat.write(written, tmp_path / "own.ipynb")
+    html = write_html(tmp_path / "own.ipynb", tmp_path / "own.html").read_text(encoding="utf-8")
+    assert 'alt="Рисунок 1 — Первый"' in html and '<td style="text-align: right">1792</td>' in html
+
+
+def test_a_formula_that_cannot_be_read_is_named(tmp_path):
+    cells = [nbformat.v4.new_markdown_cell(r"Здесь $\left(1$.")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "own.ipynb")
+    with pytest.raises(LabError, match=r"Формула .*left"):
+        write_html(tmp_path / "own.ipynb", tmp_path / "own.html")
