@@ -40,7 +40,7 @@ from labnn.experiment import (
     train,
 )
 from labnn.kit.cluster import Lost, Workers, open_workers, packed
-from labnn.kit.errors import Diverged, check
+from labnn.kit.errors import Diverged, StoppedByKeyboardInterrupt, check
 from labnn.kit.files import atomic_write
 from labnn.kit.hardware import prepare, usable_device
 from labnn.kit.messages import is_out_of_memory
@@ -209,7 +209,7 @@ class _Tally:
             epochs = f"эпох {sum(self.done.values())} из {self.epochs}"
             done = f"прогонов {self.runs} из {len(self.done)}, {epochs}"
             say(f"Остановлено: сохранено {done}, тот же вызов продолжит с них.")
-            raise
+            raise StoppedByKeyboardInterrupt from None
 
 
 class _Order(NamedTuple):

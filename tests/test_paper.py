@@ -104,12 +104,10 @@ def test_without_chromium_html_is_written_and_pdf_is_explained(tmp_path, monkeyp
 SHOWN = """
 import matplotlib.pyplot as plt
 import pandas as pd
-from labnn.report.paper import Captions
-shown = Captions()
+from labnn.report import show
 for caption in ("Первая", "Вторая", "Первая"):
-    shown.table(pd.DataFrame({"Слой": ["Conv2d"], "Параметров": ["1792"]}), caption)
-shown.figure(plt.subplots()[0], "Первый")
-plt.close("all")
+    show.table(pd.DataFrame({"Слой": ["Conv2d"], "Параметров": ["1792"]}), caption)
+show.figure(plt.subplots()[0], "Первый")
 """
 
 
@@ -117,13 +115,24 @@ def test_captions_are_numbered_once_and_are_the_alternative_texts(tmp_path):
     written = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(SHOWN)])
     NotebookClient(written, resources={"metadata": {"path": str(PROJECT)}}).execute()
     *tables, image, caption = written.cells[0].outputs
-    numbers = [re.search(r"Таблица \d — .*", table.data["text/plain"])[0] for table in tables]
+    numbers = [re.search(r"Таблица \d — [а-яА-Я]*", table.data["text/plain"])[0] for table in tables]
     assert numbers == ["Таблица 1 — Первая", "Таблица 2 — Вторая", "Таблица 1 — Первая"]
     assert all("Conv2d" in table.data["text/plain"] for table in tables)
-    assert image.metadata["image/png"]["alt"] == caption.data["text/plain"] == "Рисунок 1 — Первый"
+    assert image.metadata["image/png"]["alt"] == image.data["text/plain"] == "Первый"
+    assert caption.data["text/plain"] == "*Рисунок 1 — Первый*"
     nbformat.write(written, tmp_path / "own.ipynb")
     html = write_html(tmp_path / "own.ipynb", tmp_path / "own.html").read_text(encoding="utf-8")
-    assert 'alt="Рисунок 1 — Первый"' in html and '<td style="text-align: right">1792</td>' in html
+    assert 'alt="Первый"' in html and "<td" in html and "1792" in html
+
+
+def test_title_comes_first_and_what_is_for_the_screen_is_left_out(tmp_path):
+    cells = [
+        nbformat.v4.new_markdown_cell(text, metadata={"tags": tags})
+        for text, tags in (("для экрана", ["screen"]), ("начало", []), ("титул", ["title"]))
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "own.ipynb")
+    html = write_html(tmp_path / "own.ipynb", tmp_path / "own.html").read_text(encoding="utf-8")
+    assert "для экрана" not in html and html.index("титул") < html.index("начало")
 
 
 def test_a_formula_that_cannot_be_read_is_named(tmp_path):

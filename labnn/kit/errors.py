@@ -15,6 +15,13 @@ class LabError(Exception):
         super().__init__(" ".join(str(words).split()))  # the name of a file may hold a new line
 
 
+class StoppedByKeyboardInterrupt(KeyboardInterrupt):
+    """Ctrl-C or a notebook's stop, once what is saved has been said: IPython adds no traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        return []
+
+
 class Diverged(LabError):
     """A training whose loss is no longer a number: its settings are at fault, the data and the program are
     not.

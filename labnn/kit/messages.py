@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from labnn.kit.errors import Diverged, LabError
+from labnn.kit.errors import Diverged, LabError, StoppedByKeyboardInterrupt
 from labnn.kit.progress import say
 
 
@@ -31,7 +31,7 @@ def explain_end(rows: list[dict], epochs: int, checkpoint: str | Path | None) ->
     except KeyboardInterrupt:
         saved = f"сохранено эпох {len(rows)} из {epochs}, тот же вызов продолжит с них"
         say(f"Остановлено: {saved if checkpoint and rows else 'сохранённых эпох нет'}.")
-        raise
+        raise StoppedByKeyboardInterrupt from None
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise

@@ -1,4 +1,4 @@
-"""The report as it is handed in: numbered figures and tables in the notebook, HTML and PDF made of it."""
+"""The report as it is handed in: HTML and PDF made of the executed notebook."""
 
 import os
 import re
@@ -10,67 +10,18 @@ from functools import partial
 from html import escape
 from pathlib import Path
 
-import pandas as pd
-from matplotlib.figure import Figure
-
 from labnn.kit.errors import LabError
 from labnn.kit.files import atomic_write, read_errors, write_text
-from labnn.report import words
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge")
 _IMAGES = ("image/png", "image/jpeg", "image/svg+xml")
 
 
-class Captions:
-    """Shows the figures and tables of a notebook with captions, numbered in the order of their first show.
-
-    A cell that is run again gives its figure or table the number that it had.
-    """
-
-    def __init__(self):
-        self._numbers = {"Рисунок": {}, "Таблица": {}}
-
-    def figure(self, figure: Figure, caption: str) -> None:
-        """Shows ``figure`` with the caption below it, which is the alternative text of the image as well."""
-        from IPython.display import display  # here, so that a terminal needs no IPython
-
-        title = self._title("Рисунок", caption)
-        display(figure, metadata={kind: {"alt": title} for kind in _IMAGES})
-        html = f'<p class="figure" style="text-align: center">{escape(title)}</p>'
-        display({"text/html": html, "text/plain": title}, raw=True)
-
-    def table(self, frame: pd.DataFrame, caption: str) -> None:
-        """Shows a frame of ``frames``, or one of texts and whole numbers, with the caption above it."""
-        from IPython.display import display
-
-        title, table = self._title("Таблица", caption), words.table(frame).astype(str)
-        plain = f"{title}\n\n{table.to_string(index=False)}"
-        display({"text/html": _html(table, title), "text/plain": plain}, raw=True)
-
-    def _title(self, kind: str, caption: str) -> str:
-        numbers = self._numbers[kind]
-        return f"{kind} {numbers.setdefault(caption, len(numbers) + 1)} — {caption}"
-
-
-def _html(table: pd.DataFrame, caption: str) -> str:
-    """``table`` in HTML, its columns of numbers to the right."""
-    number = r"[−+\[]*\d.*|—|"
-    right = table.apply(lambda column: column.str.fullmatch(number).all())
-    styles = [f'style="text-align: {"right" if right[name] else "left"}"' for name in table]
-
-    def row(tag: str, cells) -> str:
-        written = zip(styles, cells, strict=True)
-        return "<tr>" + "".join(f"<{tag} {style}>{escape(cell)}</{tag}>" for style, cell in written) + "</tr>"
-
-    body = "\n".join(row("td", cells) for cells in table.itertuples(index=False))
-    top = f'<p class="table">{escape(caption)}</p>\n<table>\n<thead>{row("th", table)}</thead>'
-    return f"{top}\n<tbody>\n{body}\n</tbody></table>"
-
-
 def write_html(notebook: str | Path, path: str | Path, code: bool = True) -> Path:
     """Writes the executed ``notebook`` as one HTML file that needs no other and no network; gives its path.
 
-    Images are embedded, formulas become MathML, code folds, or is left out without ``code``. Raises
+    Images are embedded, formulas become MathML, code folds, or is left out without ``code``. A cell tagged
+    "title" comes first, those tagged "screen" are left out. Raises
     ``LabError`` where the notebook is missing, damaged or not executed, and where ``path`` cannot be written.
     """
     notebook = Path(notebook)
@@ -135,6 +86,9 @@ def _read(path: Path):
         raise LabError(f"Блокнот {path} не выполнен: выполните все его ячейки и сохраните.")
     if any(output.output_type == "error" for cell in cells for output in cell.outputs):
         raise LabError(f"В блокноте {path} ячейка кончилась ошибкой: исправьте её и выполните все ячейки.")
+    tags = lambda cell: cell.metadata.get("tags", [])  # noqa: E731
+    book.cells = [cell for cell in book.cells if "screen" not in tags(cell)]
+    book.cells.sort(key=lambda cell: "title" not in tags(cell))
     for image, text in _nameless(book):
         image.setdefault("alt", text)
     return book

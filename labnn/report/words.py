@@ -574,7 +574,11 @@ def cells(runs: Sequence[Run], base: Experiment) -> str:
     """In which cells of ``frames.cells`` AMSGrad and Adam differ, which are equal, which are not decided."""
     found: dict[str, list[str]] = {}
     for cell, difference in frames.cell_differences(runs, base).items():
-        found.setdefault(conclusion("AMSGrad", "Adam", difference), []).append(f"«{cell}»")
+        answer, needed = conclusion("AMSGrad", "Adam", difference), pairs_needed(difference.confidence)
+        if difference.low * difference.high > 0 and difference.pairs < needed:
+            better = "AMSGrad" if difference.mean > 0 else "Adam"
+            answer += f", хотя интервал говорит за {better}: точному критерию нужно не меньше {needed} пар"
+        found.setdefault(answer, []).append(f"«{cell}»")
     if not found:
         return "Пар прогонов в ячейках ещё нет."
     count = sum(map(len, found.values()))
