@@ -305,7 +305,7 @@ def plot_cells(table: pd.DataFrame) -> Figure:
     left.axvline(0, **_CHANCE)
     left.set(xlabel="разность точности, п. п.")
     right.barh(places, 100 * table["maximum_share"], color="0.55")
-    right.set(xlabel="весов под максимумом, %")
+    right.set(xlabel="весов под\nмаксимумом, %")
     left.set_yticks(places, [textwrap.fill(cell, 30) for cell in table["cell"]])
     left.invert_yaxis()
     for ax in (left, right):
