@@ -208,7 +208,12 @@ def _compare(arguments: argparse.Namespace) -> None:
 
     names = tuple(_own(name, OPTIMIZERS) for name in arguments.optimizers)
     protocol = Protocol(
-        _experiment(arguments), names, tuple(arguments.grid), arguments.seeds, arguments.weight_decay
+        _experiment(arguments),
+        names,
+        tuple(arguments.grid),
+        arguments.seeds,
+        arguments.weight_decay,
+        arguments.margin / 100,
     )
     data = open_dataset(arguments.data, crop_to_box=True)
 
@@ -225,7 +230,7 @@ def _compare(arguments: argparse.Namespace) -> None:
     print(
         f"\n{words.markdown(frames.summary(runs))}\n\nРисунки и таблицы ({len(paths)}): {arguments.figures}"
     )
-    print(words.verdict(runs, margin=arguments.margin / 100))
+    print(words.verdict(runs, margin=protocol.margin))
 
 
 def _study(arguments: argparse.Namespace) -> None:

@@ -319,6 +319,11 @@ def test_protocol_that_could_compare_nothing_is_refused(wrong):
         Protocol(Experiment(), wrong)
 
 
+def test_a_margin_that_is_no_share_is_refused_before_the_first_run():
+    with pytest.raises(LabError, match="margin"):
+        Protocol(Experiment(), margin=1.5)
+
+
 def test_runs_without_partners_are_refused():
     with pytest.raises(LabError, match="не образуют пар"):
         paired_difference([finished("amsgrad", 0, 0.5)], [finished("adam", 1, 0.5)])

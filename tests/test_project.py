@@ -114,7 +114,7 @@ def test_every_promise_names_tests_that_exist():
 def test_report_draws_the_story_that_it_shows(rebuilt):
     drawn = {path.removeprefix("figures/recorded/") for path in rebuilt[1] if path.endswith(".png")}
     comparison = {f"comparison/{name}.png" for name in ("curves", "answer", "maximum")}
-    story = {"collapse.png", "signal.png", "causes.png", "ladder.png", "levers.png"}
+    story = {"collapse.png", "signal.png", "causes.png", "ladder.png", "levers.png", "beta2.png"}
     assert drawn == story | comparison | {"stanford_cars/curves.png"}
     assert drawn == set(re.findall(r"!\[.*?\]\((.*?)\)", REPORT))
 

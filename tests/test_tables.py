@@ -172,7 +172,18 @@ def test_two_amsgrads_are_compared_step_by_step():
     assert "1,00 %" in table["ε в знаменателе"]
 
 
-LABELS = {"optimizer", "first", "second", "figure", "change", "step", "network", "class_name", "other_class"}
+LABELS = {
+    "optimizer",
+    "first",
+    "second",
+    "figure",
+    "change",
+    "step",
+    "network",
+    "class_name",
+    "other_class",
+    "cell",
+}
 
 
 def test_tables_are_numbers_until_they_are_shown():

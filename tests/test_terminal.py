@@ -211,6 +211,14 @@ def test_comparison_goes_on_where_it_stopped(labnn, compare_small, tmp_path):
     assert {path.parent for path in again} == set(lost)
 
 
+def test_more_seeds_train_the_new_pairs_alone(labnn, compare_small, tmp_path):
+    labnn(*compare_small)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/*/run.json")}
+    assert labnn(*compare_small, "--seeds", 3, "--margin", 2)[0] == 0
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/*/run.json")}
+    assert before.items() <= after.items() and len(after) == len(before) + 2
+
+
 def test_optimizer_of_the_users_own_is_compared_by_name_and_function(
     labnn, compare_small, tmp_path, monkeypatch
 ):

@@ -337,6 +337,18 @@ def test_undecided_verdict_says_how_many_pairs_would_decide():
     assert 0.76 < ((low > 0) | (high < 0)).mean() < 0.84
 
 
+def test_pairs_said_to_decide_are_more_than_there_are_and_show_equality_of_what_was_seen():
+    """With a true difference of zero nine would do, fewer than the ten that left this one undecided."""
+    gaps = 0.008 + 0.0122 * stats.norm.ppf((np.arange(10) + 0.5) / 10)
+    seen = describe_differences(gaps)
+    assert not seen.proven and not seen.within(0.015)
+    pairs = pairs_to_decide(seen)
+    assert pairs > seen.pairs
+    drawn = np.random.default_rng(0).normal(seen.mean, seen.deviation, (2000, pairs))
+    low, high = stats.t.interval(0.95, pairs - 1, drawn.mean(1), stats.sem(drawn, axis=1))
+    assert ((low > 0) | (high < 0) | ((low > -0.015) & (high < 0.015))).mean() > 0.78
+
+
 def test_cells_are_judged_together_and_a_cell_without_pairs_is_left_out():
     base = Experiment(optimizer="adam", epochs=2, image_size=32)
     runs = pairs_of_runs([0.60, 0.61, 0.63, 0.64, 0.62, 0.615], [0.5, 0.51, 0.52, 0.5, 0.51, 0.505])

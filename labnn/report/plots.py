@@ -305,8 +305,9 @@ def plot_cells(table: pd.DataFrame) -> Figure:
     left.axvline(0, **_CHANCE)
     left.set(xlabel="разность точности, п. п.")
     right.barh(places, 100 * table["maximum_share"], color="0.55")
-    right.set(xlabel="весов под\nмаксимумом, %")
-    left.set_yticks(places, [textwrap.fill(cell, 30) for cell in table["cell"]])
+    right.set(xlabel="под максимумом, %", xlim=(0, 100))
+    names = [cell.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}") for cell in table["cell"]]
+    left.set_yticks(places, [textwrap.fill(name, 30) for name in names])
     left.invert_yaxis()
     for ax in (left, right):
         _finished(ax).grid(axis="y", visible=False)

@@ -21,7 +21,7 @@ from labnn.experiment import Run, decode, make_batches
 from labnn.kit.errors import LabError, check
 from labnn.kit.hardware import limited_threads
 from labnn.kit.progress import Live, Standing
-from labnn.report.statistics import best_rates
+from labnn.report.statistics import MARGIN, best_rates
 from labnn.runner import run_all, time_steps
 from labnn.settings import Experiment, check_names, make_model
 from labnn.train import evaluate
@@ -46,6 +46,9 @@ class Protocol:
     share, where its accuracy chooses the rate; then with that rate and every one of ``seeds`` seeds on the
     whole training part. Runs that share a seed share the initial weights, the order of the batches and their
     augmentation: they are pairs. ``weight_decay`` is for all, or ``None``: for each what is usual with it.
+    ``margin``, a share, is for ``words.verdict``: optimizers whose accuracies differ by less are equal for
+    whoever has to choose one. 1.5 points are what another seed alone moves a run by; it is set here, before
+    the runs, since a margin chosen after them proves nothing.
     Raises ``LabError`` for a protocol that could compare nothing.
     """
 
@@ -54,6 +57,7 @@ class Protocol:
     grid: tuple[float, ...] = GRID
     seeds: int = 6  # the fewest that can prove a difference of two optimizers (``pairs_needed``)
     weight_decay: float | None = None
+    margin: float = MARGIN
 
     def __post_init__(self):
         for name in self.optimizers:
@@ -62,6 +66,7 @@ class Protocol:
             names = ", ".join(self.optimizers)
             raise LabError(f"Сравнивать нечего: оптимизаторы {names}; назовите два разных или больше.")
         check("seeds", self.seeds, int, 1, 10**6)
+        check("margin", self.margin, float, 0, 1)
         if not self.grid or len(set(self.grid)) < len(self.grid):
             way_out = "задайте одну или больше, все разные"
             raise LabError(f"Сетка скоростей обучения {list(self.grid)} не годится: {way_out}.")

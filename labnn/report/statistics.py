@@ -153,9 +153,7 @@ def pairs_needed(confidence: float = 0.95) -> int:
     return int(np.ceil(np.log2(2 / (1 - confidence)) - 1e-9))
 
 
-# Two optimizers whose accuracies differ by less are equal for whoever has to choose one: another seed alone
-# moves a run's accuracy by as much. Set before the runs of a comparison, never after.
-MARGIN = 0.015
+MARGIN = 0.015  # of accuracy; its reason stands in ``protocol.Protocol``
 
 
 class PairedDifference(NamedTuple):
@@ -279,18 +277,19 @@ def detectable_difference(
 
 
 def pairs_to_decide(difference: PairedDifference, margin: float = MARGIN, power: float = 0.8) -> int | None:
-    """How many pairs of the spread seen would decide, with a chance of ``power``: prove the difference seen,
-    or that a true difference of zero lies inside ``margin``, whichever takes fewer. ``None``: over 1 000, or
-    no spread.
+    """How many pairs, more than there are, would decide with a chance of ``power`` if the difference and the
+    spread seen are the true ones: prove it, or that it lies inside ``margin``, whichever takes fewer.
+
+    ``None``: over 1 000, or no spread.
     """
     confidence, deviation = difference.confidence, difference.deviation
     if not difference.spread:
         return None
     beyond = stats.norm.ppf((1 + power) / 2)
-    for pairs in range(pairs_needed(confidence), 1001):
+    for pairs in range(max(pairs_needed(confidence), difference.pairs + 1), 1001):
         half = stats.t.ppf((1 + confidence) / 2, pairs - 1)
         apart = detectable_difference(deviation, pairs, confidence, power) <= abs(difference.mean)
-        if apart or (half + beyond) * deviation / np.sqrt(pairs) < margin:
+        if apart or (half + beyond) * deviation / np.sqrt(pairs) < margin - abs(difference.mean):
             return pairs
     return None
 

@@ -567,7 +567,7 @@ def _more_pairs(difference: PairedDifference, margin: float) -> str:
     pairs = pairs_to_decide(difference, margin)
     count = f"около {pairs}" if pairs else "больше 1 000"
     wanted = f"доказать эту разницу или равенство в пределах {number(100 * margin, 1)} п. п."
-    return f" Чтобы при таком разбросе {wanted}, нужно пар: {count}."
+    return f" Чтобы при таких разности и разбросе {wanted}, нужно пар: {count}."
 
 
 def cells(runs: Sequence[Run], base: Experiment) -> str:
