@@ -112,6 +112,7 @@ def run_all(
     for experiment in once if alone else recorded:
         here(experiment)
     if left and not alone:
+        devices = devices if cluster is None else ()  # a worker of a cluster has its own
         with open_workers(processes, cluster) as workers, tally.told_when_stopped():
             workers.share_out(left, lambda experiment: run_name(experiment, data), partial(there, workers))
     return [runs[experiment] for experiment in experiments if experiment in runs]
