@@ -103,6 +103,9 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--processes", default="1", help="сколько сетей обучать сразу; auto — измерить")
 
     add_threads(train, compare, study)
+    for many in (compare, study):
+        words = "обучать на рабочих Dask; адрес его планировщика: tcp://МАШИНА:8786"
+        many.add_argument("--cluster", metavar="АДРЕС", help=words)
 
     variants = command(_variants, "испытать обученную сеть: размер снимка на тесте, отражение")
     variants.add_argument("--run", dest="folder", required=True, type=Path, help="папка записанного прогона")
@@ -167,7 +170,9 @@ def _devices(arguments: argparse.Namespace) -> list[str]:
 def _options(arguments: argparse.Namespace, experiment: Experiment, data: CarsData, words) -> dict:
     """What ``run_all`` needs beside the experiments; with ``--processes auto`` measured, and told."""
     devices, processes = _devices(arguments), arguments.processes
-    if processes == "auto":
+    if processes == "auto" and arguments.cluster is not None:
+        processes = "1"  # as many at once as the cluster has workers
+    elif processes == "auto":
         processes, rates = fastest_processes(experiment, data, cache_dir=arguments.cache, devices=devices)
         measured = ", ".join(f"{count} — {number(images, 0)}" for count, images in rates.items())
         print(
@@ -177,6 +182,7 @@ def _options(arguments: argparse.Namespace, experiment: Experiment, data: CarsDa
     elif not processes.isdecimal():
         raise LabError(f"Значение processes={processes} не годится: задайте auto или число от 1.")
     options = {"cache_dir": arguments.cache, "devices": devices, "processes": int(processes)}
+    options["cluster"] = arguments.cluster
     return options | {"threads": arguments.threads, "progress": Live(words=words).standing}
 
 

@@ -263,7 +263,8 @@ def _train_on(
             if away:
                 with atomic_write(checkpoint) as unfinished:
                     unfinished.write_bytes(content)
-            reached(seen)
+            if seen < order.experiment.epochs:  # the last counts when the run is recorded
+                reached(seen)
         if workers.stopped.is_set():
             future.cancel()
             raise Lost

@@ -19,6 +19,7 @@ import torch
 from conftest import PROJECT
 from torch import nn
 
+from labnn.__main__ import main
 from labnn.data import open_dataset
 from labnn.experiment import Run, load_runs, run_name
 from labnn.kit.errors import LabError
@@ -66,6 +67,14 @@ def test_runs_come_in_the_order_asked_for_and_are_trained_once(data, tmp_path):
         a.history.equals(b.history) for a, b in zip(first, again, strict=True)
     )  # seconds too: nothing was trained
     assert len(list((tmp_path / "cache").glob("*.pt"))) == 3
+
+
+def test_equal_experiments_are_trained_once_and_given_each_time(data, tmp_path):
+    told: list = []
+    options = {"cache_dir": tmp_path / "cache", "progress": told.append, "processes": 2}
+    first, other, again = run_all([SMALL, replace(SMALL, seed=1), SMALL], data, tmp_path / "runs", **options)
+    assert again is first and other.experiment.seed == 1
+    assert (told[-1].all_runs, told[-1].all_epochs) == (2, 2)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -483,6 +492,15 @@ def test_two_callers_on_one_record_train_it_once(cluster, data, tmp_path, capsys
         assert run.history.equals(next(r for r in runs if r.name == run.name).history)  # the seconds as well
 
 
+def test_study_from_a_terminal_is_trained_on_the_cluster(cluster, tiny_root, tmp_path, capsys):
+    cluster.worker("worker")
+    places = ["--data", tiny_root, "--out", tmp_path / "runs", "--cache", tmp_path / "cache"]
+    words = ["study", "collapse", *places, "--cluster", cluster.address, "--processes", "auto"]
+    assert main([str(word) for word in words]) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("прогонов")]
+    assert len(told) == len(load_runs(tmp_path / "runs" / "collapse")) == 3
+
+
 def test_address_with_nobody_or_with_something_else_is_told(data, tmp_path):
     with socket.socket() as held, socket.socket() as free:
         for one in (held, free):
@@ -494,7 +512,7 @@ def test_address_with_nobody_or_with_something_else_is_told(data, tmp_path):
             "",
         ):
             began = time.monotonic()
-            with pytest.raises(LabError, match=f"Кластер {address} недоступен .*запустите dask scheduler"):
+            with pytest.raises(LabError, match=f"Кластер ?{address} недоступен .*запустите dask scheduler"):
                 run_all([SMALL], data, tmp_path, cache_dir=tmp_path, cluster=address)
             assert time.monotonic() - began < 30
 
