@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import zlib
 
 import nbformat
 import pytest
@@ -69,6 +70,41 @@ def test_pdf_is_a4_and_its_pages_are_numbered(html, tmp_path):
     assert [round(float(side) / 72 * 25.4) for side in sizes.pop()] == [210, 297]
 
 
+def pdf_of(cells, tmp_path) -> tuple[list[bytes], bytes]:
+    """The pages' objects of a notebook's PDF, and its streams, unpacked."""
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "own.ipynb")
+    html = write_html(tmp_path / "own.ipynb", tmp_path / "own.html")
+    pdf = write_pdf(html, tmp_path / "own.pdf").read_bytes()
+    streams = re.findall(rb"FlateDecode[^>]*>>\s*stream\r?\n(.*?)\r?\nendstream", pdf, re.S)
+    return re.findall(rb"/Type ?/Page\b", pdf), b"".join(map(zlib.decompress, streams))
+
+
+@needs_chromium
+def test_pages_after_the_first_bear_their_numbers(tmp_path):
+    text = nbformat.v4.new_markdown_cell("\n\n".join(["Строка без цифр."] * 60))
+    pages, content = pdf_of([text], tmp_path)
+    assert len(pages) == 2
+    digits = re.search(rb"<0032>|<0031> <0032>", content)  # what the glyphs of a font mean: "2"
+    assert digits and b"<0031>" not in content
+
+
+# What must not end a page: headings, a table's caption, an image whose caption follows.
+LEADS = """() => [...document.querySelectorAll("h1, h2, h3, h4, p:has(+ table), .output_area:has(img)")]
+    .filter(element => element.matches("h1, h2, h3, h4, p") || /^Рисунок/.test(
+        element.nextElementSibling?.innerText ?? ""))
+    .map(element => [element.tagName, getComputedStyle(element).breakAfter])"""
+
+
+@needs_chromium
+def test_no_heading_or_caption_is_left_alone_at_a_pages_foot(html, browser):
+    page = browser.new_page()
+    page.emulate_media(media="print")
+    page.goto(html.as_uri())
+    leads = page.evaluate(LEADS)
+    assert {tag for tag, _ in leads} >= {"H2", "P", "DIV"} and {after for _, after in leads} == {"avoid"}
+    page.close()
+
+
 def book(tmp_path, **cell):
     path = tmp_path / "own.ipynb"
     cells = [nbformat.v4.new_code_cell("1 + 1", **cell)]
@@ -133,6 +169,19 @@ def test_title_comes_first_and_what_is_for_the_screen_is_left_out(tmp_path):
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "own.ipynb")
     html = write_html(tmp_path / "own.ipynb", tmp_path / "own.html").read_text(encoding="utf-8")
     assert "для экрана" not in html and html.index("титул") < html.index("начало")
+
+
+def test_code_before_the_title_is_folded_and_what_it_printed_is_left_out(tmp_path):
+    printed = nbformat.v4.new_output("stream", text="Устройство: процессор")
+    cells = [
+        nbformat.v4.new_code_cell("setup = 1", execution_count=1, outputs=[printed]),
+        nbformat.v4.new_markdown_cell("титул", metadata={"tags": ["title"]}),
+        nbformat.v4.new_code_cell("after = 2", execution_count=2),
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "own.ipynb")
+    html = write_html(tmp_path / "own.ipynb", tmp_path / "own.html").read_text(encoding="utf-8")
+    folded = [code.split(">")[0] for code in html.split("<details")[1:]]
+    assert folded == [' class="code"', ' class="code" open=""'] and "Устройство" not in html
 
 
 def test_a_formula_that_cannot_be_read_is_named(tmp_path):

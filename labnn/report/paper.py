@@ -21,8 +21,9 @@ def write_html(notebook: str | Path, path: str | Path, code: bool = True) -> Pat
     """Writes the executed ``notebook`` as one HTML file that needs no other and no network; gives its path.
 
     Images are embedded, formulas become MathML, code folds, or is left out without ``code``. A cell tagged
-    "title" comes first, those tagged "screen" are left out. Raises
-    ``LabError`` where the notebook is missing, damaged or not executed, and where ``path`` cannot be written.
+    "title" comes first, those tagged "screen" are left out; code before the title is folded and on no paper,
+    and what it printed is left out. Raises ``LabError`` where the notebook is missing, damaged or not
+    executed, and where ``path`` cannot be written.
     """
     notebook = Path(notebook)
     book = _read(notebook)
@@ -86,12 +87,23 @@ def _read(path: Path):
         raise LabError(f"Блокнот {path} не выполнен: выполните все его ячейки и сохраните.")
     if any(output.output_type == "error" for cell in cells for output in cell.outputs):
         raise LabError(f"В блокноте {path} ячейка кончилась ошибкой: исправьте её и выполните все ячейки.")
-    tags = lambda cell: cell.metadata.get("tags", [])  # noqa: E731
-    book.cells = [cell for cell in book.cells if "screen" not in tags(cell)]
-    book.cells.sort(key=lambda cell: "title" not in tags(cell))
+    book.cells = _in_order(book.cells)
     for image, text in _nameless(book):
         image.setdefault("alt", text)
     return book
+
+
+def _in_order(cells: list) -> list:
+    """The cells of the paper, the title first; code that stood before it, the set-up, is closed and mute."""
+    for cell in cells:
+        cell.metadata.setdefault("tags", [])
+    title = next((place for place, cell in enumerate(cells) if "title" in cell.metadata.tags), 0)
+    for cell in cells[:title]:
+        if cell.cell_type == "code":
+            cell.metadata.tags.append("setup")
+            cell.outputs = []
+    left = [cell for cell in cells if "screen" not in cell.metadata.tags]
+    return sorted(left, key=lambda cell: "title" not in cell.metadata.tags)
 
 
 def _nameless(book) -> Iterator[tuple[dict, str]]:
