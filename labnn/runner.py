@@ -40,10 +40,10 @@ from labnn.experiment import (
     train,
 )
 from labnn.kit.cluster import Lost, Workers, open_workers, packed
-from labnn.kit.errors import Diverged, StoppedByKeyboardInterrupt, check
+from labnn.kit.errors import Diverged, check
 from labnn.kit.files import atomic_write
 from labnn.kit.hardware import prepare, usable_device
-from labnn.kit.messages import is_out_of_memory
+from labnn.kit.messages import is_out_of_memory, stopped
 from labnn.kit.progress import Live, Standing, say
 from labnn.settings import is_own
 from labnn.train import train_epoch
@@ -209,8 +209,7 @@ class _Tally:
         except KeyboardInterrupt:
             epochs = f"эпох {sum(self.done.values())} из {self.epochs}"
             done = f"прогонов {self.runs} из {len(self.done)}, {epochs}"
-            say(f"Остановлено: сохранено {done}, тот же вызов продолжит с них.")
-            raise StoppedByKeyboardInterrupt from None
+            raise stopped(f"Остановлено: сохранено {done}, тот же вызов продолжит с них.") from None
 
 
 class _Order(NamedTuple):

@@ -199,7 +199,7 @@ class Notebook:
             message = self.client.get_iopub_msg(timeout=60)
             text += message["content"].get("text", "")
             if message["msg_type"] == "error":
-                text += f"{message['content']['ename']}\n"
+                text += "\n".join([*message["content"]["traceback"], message["content"]["ename"], ""])
             if (
                 message["msg_type"] == "status"
                 and message["content"]["execution_state"] == "idle"

@@ -16,10 +16,10 @@ class LabError(Exception):
 
 
 class StoppedByKeyboardInterrupt(KeyboardInterrupt):
-    """Ctrl-C or a notebook's stop, once what is saved has been said: IPython adds no traceback."""
+    """Ctrl-C or a notebook's stop; its text says what is saved and is all that IPython shows of it."""
 
     def _render_traceback_(self) -> list[str]:
-        return []
+        return [str(self)]  # for an empty list JupyterLab would show the name of the class
 
 
 class Diverged(LabError):

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from labnn.kit.errors import Diverged, LabError, StoppedByKeyboardInterrupt
-from labnn.kit.progress import say
+from labnn.kit.progress import in_notebook, say
 
 
 def refuse_divergence(row: dict, checkpoint: str | Path | None) -> None:
@@ -23,6 +23,13 @@ def refuse_divergence(row: dict, checkpoint: str | Path | None) -> None:
         )
 
 
+def stopped(words: str) -> StoppedByKeyboardInterrupt:
+    """What to raise for Ctrl-C: ``words`` are said here or, in a notebook, stand in the traceback's place."""
+    if not in_notebook():
+        say(words)
+    return StoppedByKeyboardInterrupt(words)
+
+
 @contextmanager
 def explain_end(rows: list[dict], epochs: int, checkpoint: str | Path | None) -> Iterator[None]:
     """Says in one line what Ctrl-C leaves and how to go on, and what to raise for batch norm."""
@@ -30,8 +37,7 @@ def explain_end(rows: list[dict], epochs: int, checkpoint: str | Path | None) ->
         yield
     except KeyboardInterrupt:
         saved = f"сохранено эпох {len(rows)} из {epochs}, тот же вызов продолжит с них"
-        say(f"Остановлено: {saved if checkpoint and rows else 'сохранённых эпох нет'}.")
-        raise StoppedByKeyboardInterrupt from None
+        raise stopped(f"Остановлено: {saved if checkpoint and rows else 'сохранённых эпох нет'}.") from None
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise

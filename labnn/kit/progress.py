@@ -93,13 +93,13 @@ class Live:
 
     def standing(self, standing: Standing) -> None:
         ended = standing.finished is not None
-        words = f". {self.words(standing.finished)}" if ended and not _in_notebook() else ""
+        words = f". {self.words(standing.finished)}" if ended and not in_notebook() else ""
         self.show(f"{standing}{words}", last=ended)
 
     def show(self, text: str, *, last: bool = False) -> None:
         """Replaces the line by ``text``; the ``last`` state of it stays."""
         text = self.title + text
-        if _in_notebook():
+        if in_notebook():
             from IPython.display import display  # here, so that a terminal needs no IPython
 
             if self._handle is None:
@@ -125,6 +125,7 @@ def _in_terminal() -> bool:
         return False
 
 
-def _in_notebook() -> bool:
+def in_notebook() -> bool:
+    """Whether a kernel of Jupyter runs this code."""
     ipython = sys.modules.get("IPython")
     return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
