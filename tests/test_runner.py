@@ -358,8 +358,10 @@ class Cluster:
     def start(self, name: str, *words, path: str = "") -> subprocess.Popen:
         own = self.folder / name
         own.mkdir()
-        # The project's folder is hidden where the system allows it: its data could not be read by mistake.
-        hide = f'mount -t tmpfs tmpfs "{PROJECT}" 2>/dev/null; exec "$@"'
+        # The module and its data are hidden where the system allows it, so that neither is read by mistake;
+        # not the whole project, whose folder may hold the Python that runs here.
+        parts = " && ".join(f'mount -t tmpfs tmpfs "{PROJECT / name}"' for name in ("labnn", "data"))
+        hide = f'{{ {parts}; }} 2>/dev/null; exec "$@"'
         hidden = ["unshare", "--mount", "--map-root-user", "sh", "-c", hide, "sh"]
         if (
             shutil.which("unshare") is None

@@ -95,11 +95,11 @@ def inline(figure: Figure, alt: str, kind: str = "png") -> "IPython.display.Imag
     import IPython.display
 
     drawn, packed = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, dpi=120)
+    figure.savefig(drawn, dpi=144)
     plt.close(figure)
     picture = Image.open(drawn).convert("RGB")
     (picture if kind == "jpeg" else picture.quantize(32)).save(packed, kind, optimize=True)
-    return IPython.display.Image(packed.getvalue(), format=kind, width=picture.width * 3 // 5, alt=alt)
+    return IPython.display.Image(packed.getvalue(), format=kind, width=picture.width // 2, alt=alt)
 
 
 def save_table(frame: pd.DataFrame, stem: str | Path) -> list[Path]:
