@@ -22,6 +22,7 @@ from torch import nn
 from labnn.__main__ import main
 from labnn.data import open_dataset
 from labnn.experiment import Run, load_runs, run_name
+from labnn.kit.cluster import open_workers
 from labnn.kit.errors import LabError
 from labnn.runner import fastest_processes, run_all
 from labnn.settings import NETWORKS, OPTIMIZERS, Experiment
@@ -163,6 +164,17 @@ def test_death_of_a_process_is_told(data, tmp_path):
             progress=kill_one,
         )
     assert any(run_name(experiment, data) in str(told.value) for experiment in seeds(LONG, 2))
+
+
+def test_worker_that_dies_while_it_is_looked_at_is_not_taken_for_the_scheduler():
+    """Dask tells both by an OSError; what has come of the work is the same as with no such worker."""
+    with open_workers(2, None) as workers:
+        first = sorted(workers.present())
+        workers._seen, workers._asked = {first[0]}, 0.0
+        look, workers._look_at = workers._look_at, lambda new: (_ for _ in ()).throw(OSError("closed"))
+        assert workers.present() == {first[0]}
+        workers._look_at, workers._asked = look, 0.0
+        assert sorted(workers.present()) == first
 
 
 def test_function_that_cannot_be_sent_is_told(data, tmp_path, monkeypatch):

@@ -168,12 +168,15 @@ class Workers:
             return self._seen
         try:
             here = set(self.client.nthreads()) if self.client.status == "running" else None
-            if here is not None and here - self._seen:
-                self._look_at(here - self._seen)
         except OSError:
             here = None
         if here is None:
             raise LabError("Планировщик Dask пропал: запустите его снова и повторите, готовое сохранено.")
+        if here - self._seen:
+            try:
+                self._look_at(here - self._seen)
+            except OSError:  # one of the new ones has died meanwhile: the others are looked at anew
+                here &= self._seen
         if not here and not self._told:
             say("В кластере Dask нет рабочих, жду их.")
         self._seen, self._told, self._asked = here, not here, time.monotonic()
