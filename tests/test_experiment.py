@@ -10,6 +10,7 @@ import torch
 from labnn.data import open_dataset
 from labnn.experiment import OPTIMIZERS, Experiment, Run, load_runs, run_name, run_or_load
 from labnn.kit.errors import LabError
+from labnn.kit.progress import Live
 from labnn.settings import make_model, make_optimizer
 
 SMALL = Experiment(epochs=2, image_size=32, batch_size=8)
@@ -79,6 +80,20 @@ def test_finished_run_is_found_not_trained_again(run_small):
     again = run_small(progress=lambda rows, epochs: told.append(len(rows)))
     assert told == [2]  # once, with the whole history
     pd.testing.assert_frame_equal(first.history, again.history, check_exact=True)  # seconds too
+
+
+def test_line_of_a_run_that_was_found_says_that_it_was_read(run_small):
+    class Lines(Live):
+        def show(self, text, *, last=False):
+            super().show(text)
+            told.append(text)
+
+    told = []
+    run_small(progress=Lines().epochs)
+    run_small(progress=Lines().epochs)
+    trained, read = told[-2:]
+    assert "; готово за " in trained
+    assert "; прочитано из записи, обучено за " in read
 
 
 def test_finished_run_is_never_overwritten(run_small, tmp_path):

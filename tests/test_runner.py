@@ -91,6 +91,9 @@ def test_progress_counts_epochs_of_all_runs_and_foretells_the_end(data, tmp_path
     assert (
         told[0].seconds_left is None or told[0].epochs > 2
     )  # no pace before a first epoch of our own: the recorded run took no time
+    assert not any(standing.all_read for standing in told)
+    run_all(experiments, data, tmp_path / "runs", progress=told.append, **options)
+    assert told[-1].all_read
 
 
 def test_one_process_needs_no_engine(tiny_root, tmp_path):

@@ -513,11 +513,13 @@ ALL += [
     frames.ladder,
     words.settings,
     lambda runs: frames.ablation(runs, runs[0].experiment),
+    lambda runs: frames.cells(runs, runs[0].experiment),
 ]
 SENTENCES = [stability, learning, other_differences, words.maximum, words.conditions]
 SENTENCES += [
     lambda runs: rate_against_optimizer(runs, runs),
     lambda runs: words.answer_to_original(runs, runs),
+    lambda runs: words.cells(runs, runs[0].experiment),
 ]
 
 

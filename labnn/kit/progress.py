@@ -35,7 +35,8 @@ def print_progress(rows: list[dict], epochs: int) -> None:
 class Standing(NamedTuple):
     """How far many runs are: runs and epochs done of all, what is recorded already among them, and the
     seconds left by the pace so far (``None`` before there is one). ``finished`` is the run that has just
-    ended, if one has; ``seconds_after``, what is known to follow these runs.
+    ended, if one has; ``seconds_after``, what is known to follow these runs; ``all_read``, whether all were
+    recorded already.
     """
 
     runs: int
@@ -45,6 +46,7 @@ class Standing(NamedTuple):
     seconds_left: float | None
     finished: Any = None
     seconds_after: float = 0
+    all_read: bool = False
 
     def before(self, epochs: float) -> "Standing":
         """The same, ``epochs`` more to follow these runs at their pace."""
@@ -74,12 +76,16 @@ class Live:
         self.title = f"{title}: " if title else ""
         self.words = words
         self._handle = None
+        self._begun = False
 
     def count(self, done: int, total: int) -> None:
         self.show(f"{done} из {total}", last=done == total)
 
     def epochs(self, rows: list[dict], epochs: int) -> None:
         row, spent = rows[-1], sum(row["seconds"] for row in rows)
+        ended = (
+            f"{'готово' if self._begun or epochs == 1 else 'прочитано из записи, обучено'} за {clock(spent)}"
+        )
         tested = [
             row["test_accuracy"] for row in rows if row["test_accuracy"] == row["test_accuracy"]
         ]  # not NaN
@@ -87,18 +93,19 @@ class Live:
         self.show(
             f"эпоха {row['epoch']} из {epochs}, потери {row['train_loss']:.4f}, "
             f"точность {row['train_accuracy']:.2%}, на тесте {tested[-1]:.2%}; "
-            f"{left if len(rows) < epochs else f'готово за {clock(spent)}'}",
+            f"{left if len(rows) < epochs else ended}",
             last=len(rows) == epochs,
         )
 
     def standing(self, standing: Standing) -> None:
         ended = standing.finished is not None
         words = f". {self.words(standing.finished)}" if ended and not in_notebook() else ""
-        self.show(f"{standing}{words}", last=ended)
+        read = ", все прочитаны из записей" if standing.all_read else ""
+        self.show(f"{standing}{read}{words}", last=ended)
 
     def show(self, text: str, *, last: bool = False) -> None:
         """Replaces the line by ``text``; the ``last`` state of it stays."""
-        text = self.title + text
+        self._begun, text = True, self.title + text
         if in_notebook():
             from IPython.display import display  # here, so that a terminal needs no IPython
 

@@ -2,6 +2,7 @@
 show.
 """
 
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -33,8 +34,13 @@ def table(frame: pd.DataFrame, caption: str) -> None:
 
 
 def text(markdown: str) -> None:
-    """Shows ``markdown``, and itself where Markdown is not rendered."""
-    display({"text/markdown": markdown, "text/plain": markdown}, raw=True)
+    """Shows ``markdown``, and itself where Markdown is not rendered; only there tables need their spaces."""
+    small = re.sub(r"^\|.*", _tight, markdown, flags=re.M)
+    display({"text/markdown": small, "text/plain": markdown}, raw=True)
+
+
+def _tight(row: re.Match) -> str:
+    return re.sub("-{4,}", "---", re.sub(" {2,}", " ", row[0]))
 
 
 def _caption(word: str, caption: str) -> str:
