@@ -93,9 +93,8 @@ def test_report_leaves_every_committed_file_as_it_is(rebuilt):
     assert written == {path.relative_to(PROJECT).as_posix() for path in committed}
     for path in committed:
         again = folder / path.relative_to(PROJECT)
-        pictures = [one.with_suffix(".png") for one in (path, again)]
-        if path.suffix == ".svg" and pictures[0].read_bytes() != pictures[1].read_bytes():
-            continue  # drawn by another matplotlib: its PNG is compared
+        if path.suffix == ".svg":
+            continue  # its last digits are the processor's; the PNG of the same figure is compared
         if path.suffix != ".png" or path.read_bytes() == again.read_bytes():
             assert path.read_bytes() == again.read_bytes(), path
         else:
