@@ -196,9 +196,8 @@ class _Tally:
         done = sum(self.done.values())
         pace = (time.perf_counter() - self.start) / self.trained if self.trained else None
         seconds = None if pace is None else pace * (self.epochs - done)
-        all_read = len(self.recorded) == len(self.done)
-        counts = self.runs, len(self.done), done, self.epochs
-        self.progress(Standing(*counts, seconds, finished, all_read=all_read))
+        standing = Standing(self.runs, len(self.done), done, self.epochs, seconds, finished)
+        self.progress(standing._replace(all_read=len(self.recorded) == len(self.done)))
 
     def ended(self, experiment: Experiment, run: Run | None) -> None:
         self.runs += 1

@@ -86,6 +86,14 @@ def test_readme_states_the_figures_of_the_recorded_runs(blocks):
     assert stated == {name: blocks[name] for name in stated}
 
 
+def content(path) -> bytes:
+    """A file's bytes; of an SVG without the names of its clip paths: matplotlib hashes corners that it has
+    not rounded, whose last digits are the processor's.
+    """
+    found = path.read_bytes()
+    return re.sub(rb"\bp[0-9a-f]{10}\b", b"clip", found) if path.suffix == ".svg" else found
+
+
 def test_report_leaves_every_committed_file_as_it_is(rebuilt):
     """Bytes; of figures the pixels, nearly, where another matplotlib has drawn them."""
     folder, written = rebuilt
@@ -93,10 +101,11 @@ def test_report_leaves_every_committed_file_as_it_is(rebuilt):
     assert written == {path.relative_to(PROJECT).as_posix() for path in committed}
     for path in committed:
         again = folder / path.relative_to(PROJECT)
-        if path.suffix == ".svg":
-            continue  # its last digits are the processor's; the PNG of the same figure is compared
+        pictures = [one.with_suffix(".png") for one in (path, again)]
+        if path.suffix == ".svg" and pictures[0].read_bytes() != pictures[1].read_bytes():
+            continue  # drawn by another matplotlib: its PNG is compared
         if path.suffix != ".png" or path.read_bytes() == again.read_bytes():
-            assert path.read_bytes() == again.read_bytes(), path
+            assert content(path) == content(again), path
         else:
             drawn, before = (np.asarray(Image.open(one).convert("L"), dtype=float) for one in (again, path))
             assert drawn.shape == before.shape and np.abs(drawn - before).mean() < 5, path

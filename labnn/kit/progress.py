@@ -83,9 +83,8 @@ class Live:
 
     def epochs(self, rows: list[dict], epochs: int) -> None:
         row, spent = rows[-1], sum(row["seconds"] for row in rows)
-        ended = (
-            f"{'готово' if self._begun or epochs == 1 else 'прочитано из записи, обучено'} за {clock(spent)}"
-        )
+        trained = self._begun or epochs == 1
+        ended = f"{'готово' if trained else 'прочитано из записи, обучено'} за {clock(spent)}"
         tested = [
             row["test_accuracy"] for row in rows if row["test_accuracy"] == row["test_accuracy"]
         ]  # not NaN
