@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,8 +20,8 @@ from labnn.kit.checkpoint import Checkpoint
 from labnn.kit.errors import LabError
 from labnn.kit.hardware import autocast, device_of, prepare, sent, sum_dtype
 from labnn.kit.hardware import precision as fast_precision
-from labnn.kit.looks import describe_training, look_at_batch, look_at_parts, look_at_settings
-from labnn.kit.messages import explain_end, memory_errors, refuse_divergence, skipped_steps
+from labnn.kit.looks import as_pair, describe_training, look_at_batch, look_at_parts, look_at_settings
+from labnn.kit.messages import explain_end, explain_types, memory_errors, refuse_divergence, skipped_steps
 from labnn.kit.progress import Progress, print_progress
 from labnn.kit.watchers import COLLAPSE_COLUMNS, Epoch, watch_collapse, watch_maximum
 
@@ -84,9 +85,10 @@ def train_test(
     is no number.
     """
     look_at_settings(epochs, test_every, ema_decay, precision)
-    look_at_parts(model, optimizer, scheduler, train_loader, epochs)
+    loaders = train_loader, test_loader
+    look_at_parts(model, optimizer, scheduler, loaders, epochs)
     device = prepare(model)
-    precision, loaders = precision or fast_precision(device), (train_loader, test_loader)
+    precision = precision or fast_precision(device)
     averaged = Average(model, ema_decay) if ema_decay else None
     tested = averaged.module if averaged else model
     scaler = GradScaler(device.type) if precision == "float16" else None
@@ -105,7 +107,7 @@ def train_test(
                 model, optimizer, train_loader, scheduler, criterion, averaged, scaler, precision
             )
             row = {"epoch": epoch + 1} | figures | {"test_loss": math.nan, "test_accuracy": math.nan}
-            refuse_divergence(row, checkpoint)
+            refuse_divergence(row, checkpoint, map(as_pair, islice(train_loader, steps)))
             test = None
             if epoch == 0 or (epoch + 1) % test_every == 0 or epoch + 1 == epochs:
                 test = evaluate(tested, test_loader, mirror=mirror_test, precision=precision)
@@ -140,7 +142,7 @@ def train_epoch(
     _switch(optimizer, "train")
     scaler = scaler or GradScaler(device.type, enabled=False)  # then it changes nothing
     for images, labels in _on_device(loader, device):
-        with autocast(device, precision):
+        with autocast(device, precision), explain_types(model, images):
             logits = model(images)
             if not steps:
                 look_at_batch(logits, labels, training=True)
@@ -176,7 +178,7 @@ def evaluate(
     model.eval()
     with torch.inference_mode():
         for images, labels in _on_device(loader, device):
-            with autocast(device, precision):
+            with autocast(device, precision), explain_types(model, images):
                 logits = model(images)
                 if not answers:
                     look_at_batch(logits, labels, training=False)
@@ -233,5 +235,5 @@ def _switch(optimizer: Optimizer, mode: str) -> None:
 
 
 def _on_device(loader: Loader, device: torch.device) -> Iterable[tuple[Tensor, Tensor]]:
-    for images, labels in loader:
+    for images, labels in map(as_pair, loader):
         yield sent(images, device, torch.channels_last), sent(labels, device)

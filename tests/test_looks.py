@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from conftest import handful
 from torch import nn
 from torch.optim import lr_scheduler
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from labnn import LabError, train_test
 
@@ -20,9 +20,10 @@ def network(classes: int = 10) -> nn.Module:
     return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, classes))
 
 
-def loader(labels=None) -> DataLoader:
-    data = handful()
-    return DataLoader(data if labels is None else TensorDataset(data.tensors[0], labels), batch_size=4)
+def loader(labels=None, pictures=None) -> DataLoader:
+    own = handful().tensors
+    given = (own[0] if pictures is None else pictures, own[1] if labels is None else labels)
+    return DataLoader(TensorDataset(*given), batch_size=4)
 
 
 def train(model=None, optimizer=None, train_loader=None, test_loader=None, epochs=2, **options):
@@ -35,7 +36,7 @@ def train(model=None, optimizer=None, train_loader=None, test_loader=None, epoch
     return train_test(model, optimizer, *loaders, epochs, **options)
 
 
-LABELS = handful().tensors[1]
+PICTURES, LABELS = handful().tensors
 
 
 class Tupled(nn.Module):
@@ -85,6 +86,32 @@ MISTAKES = {
         lambda: train(test_loader=loader(F.one_hot(LABELS, 10).float())),
         "На тесте вместо меток доли классов",
     ),
+    "labels that are a list": (
+        lambda: train(train_loader=[(PICTURES, LABELS.tolist())]),
+        "Tensor, list.*пара",
+    ),
+    "batches that are dictionaries": (
+        lambda: train(train_loader=[{"image": PICTURES, "label": LABELS}]),
+        "даёт dict, а нужна пара",
+    ),
+    "pictures of whole numbers": (
+        lambda: train(train_loader=[((255 * PICTURES).byte(), LABELS)]),
+        "uint8, а веса сети float32.*/ 255",
+    ),
+    "network of doubles": (lambda: train(network().double()), "float32, а веса сети float64.*model.float"),
+    "network of halves": (lambda: train(network().half()), "float32, а веса сети float16.*model.float"),
+    "empty test": (
+        lambda: train(test_loader=loader(LABELS[:0], PICTURES[:0])),
+        "для теста нет ни одного пакета",
+    ),
+    "less than a batch to train on": (
+        lambda: train(train_loader=DataLoader(handful(), 100, drop_last=True)),
+        "для обучения нет ни одного пакета.*drop_last",
+    ),
+    "a picture that is no number": (
+        lambda: train(train_loader=[(PICTURES, LABELS), (PICTURES * torch.inf, LABELS)]),
+        "пакета 2 есть значения, которые не числа",
+    ),
 }
 
 
@@ -93,6 +120,16 @@ def test_mistake_in_the_parts_is_told_before_a_step_is_wasted(case):
     call, words = MISTAKES[case]
     with pytest.raises(LabError, match=words):
         call()
+
+
+def test_a_stream_of_unknown_length_trains_and_goes_on(tmp_path):
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(handful())
+
+    options = {"train_loader": DataLoader(Stream(), batch_size=4), "checkpoint": tmp_path / "a.pt"}
+    train(**options, epochs=1)
+    assert len(train(**options, epochs=2)) == 2
 
 
 def test_schedule_by_epochs_is_noticed(capsys):

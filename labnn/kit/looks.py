@@ -36,9 +36,16 @@ def look_at_settings(epochs: int, test_every: int, ema_decay: float, precision: 
 
 
 def look_at_parts(
-    model: nn.Module, optimizer: Optimizer, scheduler: Any, loader: Iterable, epochs: int
+    model: nn.Module, optimizer: Optimizer, scheduler: Any, loaders: tuple[Iterable, Iterable], epochs: int
 ) -> None:
-    """Raises ``LabError`` for parts that belong to different trainings, or that cannot be stepped."""
+    """Raises ``LabError`` for parts that belong to different trainings, or that cannot be stepped, and for a
+    loader for training or for the test that will give nothing.
+    """
+    for loader, what in zip(loaders, ("обучения", "теста"), strict=True):
+        if length(loader) == 0:
+            way_out = "проверьте, что выборка не пуста и, если задан drop_last, не меньше одного пакета"
+            raise LabError(f"В загрузчике для {what} нет ни одного пакета: {way_out}.")
+    loader = loaders[0]
     held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
     learned = [weight for weight in model.parameters() if weight.requires_grad]
     if not any(id(weight) in held for weight in learned):
@@ -60,7 +67,7 @@ def look_at_parts(
         raise LabError(
             f"Расписание {name} ждёт потерь, а train_test делает его шаг после пакета: возьмите другое."
         )
-    steps = epochs * len(loader) if hasattr(loader, "__len__") else 0
+    steps = epochs * (length(loader) or 0)
     planned = getattr(scheduler, "total_steps", None)
     if planned is not None and scheduler.last_epoch + 1 < planned < steps:
         way_out = f"задайте total_steps={steps}"
@@ -73,7 +80,24 @@ def look_at_parts(
         )
 
 
-def look_at_batch(answer: Any, labels: Any, *, training: bool) -> None:
+def length(place: Any) -> int | None:
+    """How many batches or photos there are, ``None`` where nobody can know, as in an ``IterableDataset``."""
+    try:
+        return len(place)
+    except TypeError:
+        return None
+
+
+def as_pair(batch: Any) -> tuple[Tensor, Tensor]:
+    """The pictures and labels of what a loader gives. Raises ``LabError`` if it is no pair of them."""
+    parts = [type(part).__name__ for part in batch] if isinstance(batch, (tuple, list)) else []
+    if len(parts) != 2 or not all(isinstance(part, Tensor) for part in batch):
+        found = ", ".join(parts) or type(batch).__name__
+        raise LabError(f"Загрузчик даёт {found}, а нужна пара: тензор снимков и тензор меток.")
+    return tuple(batch)
+
+
+def look_at_batch(answer: Any, labels: Tensor, *, training: bool) -> None:
     """Raises ``LabError`` for what a network answers, or a loader gives, that no cross-entropy can be taken
     of.
 
@@ -90,8 +114,6 @@ def look_at_batch(answer: Any, labels: Any, *, training: bool) -> None:
         raise LabError(
             "Сеть отвечает вероятностями, а потери считаются от логитов: уберите Softmax из её конца."
         )
-    if not isinstance(labels, Tensor):
-        raise LabError(f"Загрузчик даёт метки типа {type(labels).__name__}: нужен тензор целых чисел.")
     shares = labels.ndim == 2 and labels.is_floating_point() and labels.shape == answer.shape
     if shares and not training:
         raise LabError("На тесте вместо меток доли классов: смешивайте снимки только при обучении.")
@@ -131,7 +153,7 @@ def describe_training(
         "расписание": f"{type(scheduler).__name__} {_numbers(schedule)}",
         "функция потерь": _plain(criterion),
         "усреднение весов": str(ema_decay),
-        "данные": str([[len(place) for place in pair if hasattr(place, "__len__")] for pair in places]),
+        "данные": str([[size for size in map(length, pair) if size is not None] for pair in places]),
         "содержание данных": " ".join(_content(place) for pair in places for place in pair),
     }
 

@@ -2,19 +2,26 @@
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from labnn.kit.errors import Diverged, LabError, StoppedByKeyboardInterrupt
 from labnn.kit.progress import in_notebook, say
 
 
-def refuse_divergence(row: dict, checkpoint: str | Path | None) -> None:
-    """Raises ``Diverged`` where the training loss of the epoch in ``row`` is no number."""
+def refuse_divergence(row: dict, checkpoint: str | Path | None, batches: Iterable) -> None:
+    """Raises ``Diverged`` where the training loss of the epoch in ``row`` is no number; ``LabError`` if it is
+    the pictures of ``batches``, looked through for it, that hold what is no number.
+    """
     if not math.isfinite(row["train_loss"]):
+        for number, (images, _) in enumerate(batches, 1):
+            if not images.isfinite().all():
+                where = f"В снимках пакета {number} есть значения, которые не числа"
+                raise LabError(f"{where}: исправьте набор или преобразование снимков.")
         before = row["epoch"] - 1
         kept = f"контрольная точка эпохи {before} цела" if checkpoint and before else "сохранять было нечего"
         raise Diverged(
@@ -28,6 +35,20 @@ def stopped(words: str) -> StoppedByKeyboardInterrupt:
     if not in_notebook():
         say(words)
     return StoppedByKeyboardInterrupt(words)
+
+
+@contextmanager
+def explain_types(model: nn.Module, images: Tensor) -> Iterator[None]:
+    """Tells a network's error by the type of ``images``, where that is not the type of its weights."""
+    try:
+        yield
+    except RuntimeError as error:
+        own = {weight.dtype for weight in model.parameters()}
+        if not own or images.dtype in own or is_out_of_memory(error):
+            raise
+        kinds = f"{images.dtype}, а веса сети {', '.join(map(str, own))}".replace("torch.", "")
+        way_out = "images.float() и model.float()" if images.is_floating_point() else "images.float() / 255"
+        raise LabError(f"Снимки имеют тип {kinds}: приведите их к одному, например {way_out}.") from None
 
 
 @contextmanager
