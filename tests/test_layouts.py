@@ -350,6 +350,12 @@ def test_what_is_left_out_is_told_in_a_line(change, words, tmp_path, capsys):
     assert words in out and out.count("\n") == 1
 
 
+def test_a_class_that_the_test_lacks_is_told(tmp_path, capsys):
+    shutil.rmtree(paint_set(tmp_path) / "test" / "sedan")
+    assert open_dataset(tmp_path).class_names == ["buggy", "sedan", "truck"]
+    assert "нет снимков классов, на тесте их не будет: sedan." in capsys.readouterr().out
+
+
 def test_a_link_to_nothing_is_an_absent_photo(tmp_path, capsys):
     (paint_set(tmp_path) / "train" / "sedan" / "3.png").symlink_to(tmp_path / "gone.png")
     with pytest.raises(LabError, match="sedan/3.png: доложите"):

@@ -108,6 +108,8 @@ def class_folders(base: Path) -> tuple[Listing, Listing, list[str]] | None:
         found = f"В папке {folders[0]} один класс «{class_names[0]}», а в нём папок: {len(places)}"
         raise LabError(f"{found}: если классы это они, поднимите их на уровень выше.")
     _tell_parts(base, taken)
+    if untested := [name for name in class_names if name not in set(classes[1])]:
+        _tell(f"В папке {folders[1]} нет снимков классов, на тесте их не будет: {_few(untested)}.")
     parts = []
     for part, folder, (photos, _), of_photos in zip(("train", "test"), folders, listed, classes, strict=True):
         labels = pd.Categorical(of_photos, class_names).codes.astype(np.int64)
