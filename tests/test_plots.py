@@ -174,7 +174,7 @@ def test_fire_module_is_drawn_with_its_shapes():
 
 @pytest.mark.parametrize("kind", ["png", "jpeg"])
 def test_picture_in_a_notebook_is_sharp_and_told_to_the_blind(kind):
-    shown, about = inline(plot_changes(LADDER, 0.1).figure, "Точность растёт", kind)._repr_mimebundle_()
+    shown, about = inline(plot_changes(LADDER, 0.1).figure, "Точность растёт", kind)
     picture = Image.open(io.BytesIO(base64.b64decode(shown[f"image/{kind}"])))
     assert about[f"image/{kind}"]["alt"] == "Точность растёт" and not plt.get_fignums()
     assert picture.width == 2 * about[f"image/{kind}"]["width"] == pytest.approx(2 * 72 * plots.WIDTH, abs=2)

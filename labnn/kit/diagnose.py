@@ -6,6 +6,8 @@ import pandas as pd
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from labnn.kit.numbers import rate, scientific
+
 
 def likely_causes(model: nn.Module, images: Tensor, lr: float) -> list[str]:
     """Russian words for what on ``model`` keeps it from learning, with the signal of ``images``
@@ -15,14 +17,15 @@ def likely_causes(model: nn.Module, images: Tensor, lr: float) -> list[str]:
     spread = signal_by_layer(model, images)["spread"]
     causes = []
     if spread.iloc[-1] < 0.05 * spread.iloc[0]:
-        sizes = f"{spread.iloc[0]:.2g} после первой свёртки и {spread.iloc[-1]:.2g} после последней"
+        first, last = scientific(spread.iloc[0]), scientific(spread.iloc[-1])
+        sizes = f"{first} после первой свёртки и {last} после последней"
         causes.append(f"сигнал гаснет по глубине — разброс между снимками {sizes} (начальные веса)")
     last = max(index for index, module in enumerate(modules) if isinstance(module, (nn.Conv2d, nn.Linear)))
     if any(isinstance(module, nn.ReLU) for module in modules[last:]):
         causes.append("ReLU на выходных логитах — там, где он даёт ноль, нет и градиента")
     if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules):
         causes.append("нет пакетной нормализации")
-    causes.append(f"скорость обучения {lr:.2g} — попробуйте другую и разгон с малой")
+    causes.append(f"скорость обучения {rate(lr)} — попробуйте другую и разгон с малой")
     return causes
 
 

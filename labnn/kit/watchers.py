@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from labnn.kit.diagnose import likely_causes
 from labnn.kit.hardware import device_of
+from labnn.kit.numbers import number, percent
 from labnn.kit.progress import say
 
 COLLAPSE_COLUMNS = ["test_information", "collapsed"]
@@ -99,8 +100,9 @@ def explain_collapse(collapse: Collapse, model: nn.Module, images: Tensor, lr: f
     """
     return (
         "Внимание: сеть не учится и отвечает одинаково на любой снимок. "
-        f"Самый частый ответ — {collapse.top_share:.1%} снимков, точность {collapse.accuracy:.2%}, "
-        f"потери {collapse.loss:.4f} при энтропии меток {collapse.prior_loss:.4f}. "
+        f"Самый частый ответ — {percent(collapse.top_share, 1)} снимков, "
+        f"точность {percent(collapse.accuracy, 2)}, "
+        f"потери {number(collapse.loss, 4)} при энтропии меток {number(collapse.prior_loss, 4)}. "
         f"Вероятные причины: {'; '.join(likely_causes(model, images, lr))}."
     )
 

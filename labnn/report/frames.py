@@ -73,11 +73,12 @@ def rates(tuning: Sequence[Run]) -> pd.DataFrame:
 
 def milestones(runs: Sequence[Run]) -> pd.DataFrame:
     """Epochs and seconds of training that each optimizer needs to the tens of percent that the best run
-    reaches: means over the seeds that reach it, how many do (``count``), and of how many.
+    reaches, or to the single ones where it reaches no ten: means over the seeds that reach it, how many do
+    (``count``), and of how many.
     """
-    rows = []
+    rows, parts = [], 10 if max(run.history["test_accuracy"].max() for run in runs) >= 0.1 else 100
     for optimizer, group in by_optimizer(runs).items():
-        for accuracy in np.arange(1, 11) / 10:
+        for accuracy in np.arange(1, 11) / parts:
             ends = pd.DataFrame([reached(run, accuracy) for run in group], columns=["epochs", "seconds"])
             row = {"test_accuracy": accuracy, "optimizer": optimizer, **ends.mean()}
             rows.append(row | {"count": int(ends["epochs"].notna().sum()), "runs": len(group)})

@@ -23,14 +23,15 @@ def figure(drawn: Figure, caption: str, path: str | Path | None = None, *, photo
     """
     if path is not None:
         save_figure(drawn, path)
-    content, about = inline(drawn, caption, "jpeg" if photos else "png")._repr_mimebundle_()
+    content, about = inline(drawn, caption, "jpeg" if photos else "png")
     display(content | {"text/plain": caption}, metadata=about, raw=True)
     text(_caption("Рисунок", caption))
 
 
 def table(frame: pd.DataFrame, caption: str) -> None:
-    """Shows ``frame`` as a reader sees it, its caption above."""
-    text(f"{_caption('Таблица', caption)}\n\n{words.markdown(frame)}")
+    """Shows ``frame`` as a reader sees it, its caption above; nothing of one without rows."""
+    if len(frame):
+        text(f"{_caption('Таблица', caption)}\n\n{words.markdown(frame)}")
 
 
 def text(markdown: str) -> None:

@@ -405,7 +405,7 @@ def cost(trainings: int, seconds: float, processes: int) -> str:
     """How long ``protocol.Cost`` foretells, and what makes it shorter."""
     each, whole = number(seconds / 60, 1), number(trainings * seconds / processes / 60, 0)
     return (
-        f"Обучений: {trainings}, каждое около {each} мин; по {processes} сразу — "
+        f"обучений {trainings}, каждое около {each} мин; по {processes} сразу — "
         f"около {whole} мин на все. Короче: меньше epochs или image_size в SETTINGS, скоростей в GRID, "
         "пар в SEEDS, или QUICK = True."
     )

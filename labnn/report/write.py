@@ -1,11 +1,12 @@
 """What ``python -m labnn report`` writes: figures, tables, REPORT.md, and the blocks of a README."""
 
+import base64
 import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -17,9 +18,6 @@ from labnn.kit.errors import LabError
 from labnn.kit.files import atomic_write, read_errors, write_text
 from labnn.report import words
 from labnn.report.studies import STUDIES, Comparison, Study, recorded
-
-if TYPE_CHECKING:
-    import IPython.display
 
 TEMPLATE = Path(__file__).with_name("report.md")
 
@@ -88,19 +86,18 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     return path
 
 
-def inline(figure: Figure, alt: str, kind: str = "png") -> "IPython.display.Image":
-    """``figure`` for a notebook, sharp on dense screens, small, and with ``alt`` for who does not see it; a
-    "png" of 16 colours, or for photos a "jpeg". Closes ``figure``.
+def inline(figure: Figure, alt: str, kind: str = "png") -> tuple[dict[str, str], dict[str, dict]]:
+    """``figure`` for a notebook, sharp on dense screens, small: data and metadata by MIME type, with ``alt``
+    for who does not see it; a "png" of 16 colours, or for photos a "jpeg". Closes ``figure``.
     """
-    import IPython.display
-
     drawn, packed = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, dpi=144)
     plt.close(figure)
     picture = Image.open(drawn).convert("RGB")
     # At two pixels a point what JPEG loses at this quality is not seen.
     (picture if kind == "jpeg" else picture.quantize(16)).save(packed, kind, optimize=True, quality=50)
-    return IPython.display.Image(packed.getvalue(), format=kind, width=picture.width // 2, alt=alt)
+    content = base64.b64encode(packed.getvalue()).decode()
+    return {f"image/{kind}": content}, {f"image/{kind}": {"width": picture.width // 2, "alt": alt}}
 
 
 def save_table(frame: pd.DataFrame, stem: str | Path) -> list[Path]:
