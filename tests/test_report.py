@@ -129,27 +129,28 @@ def test_statistics_table_is_students_and_the_exact_tests(records, tables):
         ]
         n, mean, deviation = len(d), statistics.mean(d), statistics.stdev(d)
         error = deviation / math.sqrt(n)
-        reach = stdtrit(n - 1, 0.975) * error
+        tail = 0.025 if figure == "accuracy" else 0.025 / 3
+        reach = stdtrit(n - 1, 1 - tail) * error
         row = table.loc[title]
         assert (row["Разность"], row["Разброс разностей"]) == (
             in_russian(mean, digits, "+"),
             in_russian(deviation, digits),
         )
         assert (
-            row["95 % по Стьюденту"]
+            row["Интервал по Стьюденту"]
             == f"[{in_russian(mean - reach, digits, '+')}; {in_russian(mean + reach, digits, '+')}]"
         )
         assert row["p (Стьюдент)"] in (in_russian(2 * stdtr(n - 1, -abs(mean) / error), 3), "< 0,001")
         means = sorted(
             statistics.mean(subset) for size in range(1, n + 1) for subset in combinations(d, size)
         )
-        outside = int(0.025 * 2**n)
+        outside = int(tail * 2**n)
         exact = (
             f"[{in_russian(means[outside - 1], digits, '+')}; {in_russian(means[-outside], digits, '+')}]"
             if outside
             else "—"
         )
-        assert row["95 % точный"] == exact
+        assert row["Интервал точный"] == exact
         as_far = sum(
             abs(sum(s * x for s, x in zip(signs, d, strict=True))) >= abs(sum(d)) - 1e-9
             for signs in product((1, -1), repeat=n)

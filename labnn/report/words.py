@@ -144,9 +144,9 @@ _TABLES: list[dict[str, tuple[str, Cell]]] = [
         "figure": ("Величина", _as(lambda figure: _FIGURES[figure][0])),
         "difference": ("Разность", partial(_figure, write=signed)),
         "spread": ("Разброс разностей", _figure),
-        "student": ("95 % по Стьюденту", _figure_interval),
+        "student": ("Интервал по Стьюденту", _figure_interval),
         "student_p": ("p (Стьюдент)", _as(probability)),
-        "exact": ("95 % точный", _figure_interval),
+        "exact": ("Интервал точный", _figure_interval),
         "exact_p": ("p (перестановки знаков)", _as(probability)),
         "detectable": ("Наименьшая заметная разность", _figure),
     },
@@ -589,7 +589,7 @@ def cells(runs: Sequence[Run], base: Experiment) -> str:
 def other_differences(runs: Sequence[Run]) -> str:
     """In which other figures two optimizers differ, by intervals that hold together with 95 %."""
     names = " минус ".join(map(title, by_optimizer(runs)))
-    others = frames.differences(runs, 1 - 0.05 / (len(frames.FIGURES) - 1)).iloc[1:]
+    others = frames.differences(runs).iloc[1:]
     words = [
         f"{_FIGURES[row['figure']][0].lower()}: {names} {_figure(row, 'difference', signed)} "
         f"{_figure_interval(row, 'student')}"
