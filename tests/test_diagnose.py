@@ -42,7 +42,7 @@ def test_guard_tells_of_a_dead_network_once_with_numbers_and_causes(capsys):
         "сигнал гаснет",
         "ReLU на выходных логитах",
         "нет пакетной нормализации",
-        "скорость обучения 0.0001",
+        "скорость обучения 0,0001",
     ):
         assert cause in told[0]
 

@@ -312,7 +312,7 @@ def test_differences_all_alike_prove_nothing(difference):
     for text in (verdict(runs), verdict(runs, brief=True), rate_against_optimizer(runs, runs)):
         assert "лучше" not in text and "[" not in text and "p =" not in text
     shown = words.table(frames.differences(runs)).iloc[0]
-    assert shown["95 % по Стьюденту"] == shown["p (Стьюдент)"] == "—"
+    assert shown["Интервал по Стьюденту"] == shown["p (Стьюдент)"] == "—"
 
 
 def test_verdict_can_say_equal_and_says_by_how_much():

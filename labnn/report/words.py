@@ -1,5 +1,6 @@
 """The one file with the Russian words of results: tables as a reader sees them, and all sentences."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -278,7 +279,8 @@ def numbered(changes: Sequence[str], *, brief: bool = False) -> list[str]:
 
 def markdown(frame: pd.DataFrame) -> str:
     """``table`` of ``frame`` in Markdown, numbers with the decimals that they have and words as they are, but
-    for what would end a cell or a line. One of more than six columns is turned, in parts of five rows.
+    for what would end a cell or a line. One of more than six columns is turned, in equal parts of five rows
+    or fewer.
     """
     shown = table(frame)
     if shown is frame or shown.empty:  # none of ours, or nothing in it
@@ -288,8 +290,9 @@ def markdown(frame: pd.DataFrame) -> str:
         shown[first] = numbered(shown[first])
     parts = [shown]
     if len(shown.columns) > 6:
-        fives = (shown[start : start + 5] for start in range(0, len(shown), 5))
-        parts = [part.set_index(first).T.reset_index(names=first) for part in fives]
+        size = math.ceil(len(shown) / math.ceil(len(shown) / 5))
+        cut = (shown[start : start + size] for start in range(0, len(shown), size))
+        parts = [part.set_index(first).T.reset_index(names=first) for part in cut]
     return "\n\n".join(_with_numbers_right(_cells(part)) for part in parts)
 
 
