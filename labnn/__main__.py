@@ -249,7 +249,7 @@ def _study(arguments: argparse.Namespace) -> None:
         return f"{run.experiment.changes(study.base) or 'без правок'}, {_accuracy(run)}"
 
     options = _options(arguments, experiments[0], part, title)
-    run_all(experiments, part, arguments.out / arguments.name, **options)
+    run_all(experiments, part, study.folder(arguments.out), **options)
 
 
 def _variants(arguments: argparse.Namespace) -> None:

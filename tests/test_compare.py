@@ -240,7 +240,7 @@ def test_rates_are_chosen_on_accuracy_then_loss_each_optimizer_alone():
     table = words.table(frames.rates(tuning)).set_index("Скорость обучения")
     assert table["Adam, %"].to_dict() | {"0,1": "50,0 ★"} == table["Adam, %"].to_dict()
     assert (
-        "Adam: лучше всего 0,1 (50,0 %), не хуже девяти десятых лучшего — скоростей: 2 из 3; "
+        "Adam: лучше всего 0,1 (50,0 %), не ниже 90 % от лучшей точности — при 2 из 3 скоростей; "
         "лучшая лежит на краю сетки" in stability(tuning)
     )
 
@@ -257,7 +257,7 @@ def test_other_figures_that_differ_are_named_with_wider_intervals():
     bounds = f"[+{low:.3f}; +{high:.3f}]".replace(".", ",")
     assert (
         other_differences(pairs)
-        == f"Из других величин различаются потери на обучении, нат: AMSGrad минус Adam +0,300 {bounds} "
+        == f"Из других величин различаются потери на обучении, нат: разность AMSGrad − Adam +0,300 {bounds} "
         "(интервалы с поправкой Бонферрони на 3 величины)."
     )
 

@@ -3,16 +3,21 @@
 import hashlib
 import socket
 import threading
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
 import torchvision
+from conftest import MINICARS
 from torchvision.models.feature_extraction import create_feature_extractor
 
+from labnn.__main__ import main
 from labnn.kit.errors import LabError
 from labnn.model import Dropout, FireModule, SqueezeNet, squeezenet_imagenet
+from labnn.report import words
+from labnn.report.studies import STUDIES
 
 
 def parameters(model) -> int:
@@ -183,6 +188,20 @@ def test_fine_tuning_starts_from_the_published_features_and_new_logits(published
     assert fetched.exists() and capsys.readouterr() == ("", "")
     served.unlink()
     squeezenet_imagenet(num_classes=7)  # from what was fetched
+
+
+def test_command_compares_fine_tuning_with_training_from_scratch(published, tmp_path, monkeypatch):
+    study = STUDIES["finetune"]
+    small = {"epochs": 1, "image_size": 32, "test_size": 0}
+    study = replace(study, base=replace(study.base, **small), changes=study.changes[:1], seeds=1)
+    monkeypatch.setitem(STUDIES, "finetune", study)
+    folders = ["--out", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]
+    assert main(["study", "finetune", "--data", str(MINICARS), *folders]) == 0
+    runs = study.load(tmp_path / "runs")
+    assert sorted(run.experiment.network for run in runs) == ["squeezenet", "squeezenet-imagenet"]
+    assert {run.data["name"] for run in runs} == {"minicars-validation"}
+    table = words.table(study.tables(runs)["finetune"]).set_index("Что изменено")
+    assert table["Разность точности [95 %]"].astype(bool).tolist() == (table.index != study.title).tolist()
 
 
 def test_damaged_weights_are_told_and_not_kept(published):

@@ -211,5 +211,5 @@ def test_verdict_is_what_the_interval_says(records):
     answer = "разница не доказана" if abs(mean) <= reach else "лучше AMSGrad" if mean > 0 else "лучше Adam"
     _, final = STUDIES["comparison"].load(PROJECT / "data" / "runs")
     text = words.verdict(final)
-    assert text.startswith(f"AMSGrad и Adam: {answer}. AMSGrad минус Adam — {in_russian(mean, 1, '+')} ")
+    assert text.startswith(f"AMSGrad и Adam: {answer}. Разность AMSGrad − Adam: {in_russian(mean, 1, '+')} ")
     assert f"[{in_russian(mean - reach, 1, '+')}; {in_russian(mean + reach, 1, '+')}]" in text

@@ -9,7 +9,7 @@ from conftest import PROJECT
 from scipy import stats
 
 from labnn.experiment import Run
-from labnn.kit.numbers import scientific
+from labnn.kit.numbers import percent, scientific
 from labnn.report import frames, words
 from labnn.report.studies import recorded
 from labnn.report.words import single_causes
@@ -76,6 +76,27 @@ def test_ablation_pairs_seeds_and_gives_the_t_interval():
     assert table["Точность, %"].tolist() == ["34,3 ± 4,0", "14,0 ± 5,3"]
 
 
+def test_other_optimizers_stand_beside_the_reference_with_intervals_that_hold_together():
+    accuracies = {"adam": [0.30, 0.33, 0.31], "sgd": [0.20, 0.24, 0.20], "adamw": [0.31, 0.33, 0.33]}
+    runs = [
+        finished(value, optimizer=name, seed=seed)
+        for name, values in accuracies.items()
+        for seed, value in enumerate(values)
+    ]
+    tuning = [finished(0.10, optimizer="sgd", lr=1e-2), finished(0.22, optimizer="sgd", lr=1e-1)]
+    table = words.table(frames.others(tuning, runs, "adam")).set_index("Оптимизатор")
+    assert table.index.tolist() == ["AdamW", "Adam", "SGD с импульсом"]  # the most accurate first
+    low, high = stats.ttest_rel(accuracies["sgd"], accuracies["adam"]).confidence_interval(1 - 0.05 / 2)
+    shown = f"−10,0 [{100 * low:.1f}; {100 * high:.1f}]".replace(".", ",").replace("-", "−")
+    assert table.loc["SGD с импульсом", "Разность точности [95 % вместе]"] == shown
+    assert table.loc["SGD с импульсом", "На проверке при разных скоростях, %"] == "10,0…22,0"
+    assert table.loc["Adam", "Разность точности [95 % вместе]"] == ""
+    assert words.others(tuning, runs, "adam") == (
+        f"Точнее всех AdamW: {percent(0.3233, 1)}. Весь интервал разности с Adam выше нуля: ни у кого; "
+        "ниже нуля: SGD с импульсом. Менять Adam на другой этот опыт причин не даёт."
+    )
+
+
 def test_a_change_learns_when_every_seed_beats_the_most_frequent_class():
     """Half of the 40 labels are class 0: 36 right answers are more than that explains, 24 are not."""
     runs = [
@@ -93,8 +114,8 @@ def test_a_change_learns_when_every_seed_beats_the_most_frequent_class():
         "начальные веса He": "нет",
     }
     assert single_causes(runs, BASE) == (
-        "В одиночку достаточно: пакетная нормализация. "
-        "В одиночку не помогает: начальные веса He; скорость обучения 0,003."
+        "По отдельности достаточно: пакетная нормализация. "
+        "По отдельности не помогает: начальные веса He; скорость обучения 0,003."
     )
 
 
@@ -105,8 +126,8 @@ def test_settings_of_one_cause_count_as_one():
     dead = [finished(0.5), finished(0.5, init="he"), finished(0.5, lr=1e-3, schedule="one_cycle")]
     alive = [finished(0.9, mirror=False, colour=0.0), finished(0.9, init="he", batch_norm=True)]
     assert single_causes(dead + alive, BASE) == (
-        "В одиночку достаточно: без отражения, без изменения яркости. "
-        "В одиночку не помогает: начальные веса He; "
+        "По отдельности достаточно: без отражения, без изменения яркости. "
+        "По отдельности не помогает: начальные веса He; "
         "скорость обучения 0,001, разгон и спад скорости (один цикл)."
     )
 
@@ -211,3 +232,9 @@ def test_a_table_of_more_than_six_columns_is_turned_and_numbers_stand_right():
             assert len(head) <= 6 and all(cell.endswith("-:") for cell in rule[1:]) and rule[0].endswith("--")
             assert [row[0].strip() for row in rows] == shown.columns[1:].tolist()
     assert words.markdown(frames.epochs(runs)).splitlines()[1].count("-:|") == 5
+
+
+def test_words_behind_a_rows_number_stand_left():
+    runs = [finished(0.5, **{name: 0.1 for name in ("mix", "colour", "dropout", "lr", "label_smoothing")})]
+    rule, row = words.markdown(frames.ablation(runs, BASE)).splitlines()[1:3]
+    assert row.startswith("| 1. скорость обучения 0,1") and rule.startswith("|:--")

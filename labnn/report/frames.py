@@ -194,7 +194,7 @@ def ablation(runs: Sequence[Run], base: Experiment, title: str = "") -> pd.DataF
     return pd.DataFrame(rows).sort_values("accuracy", ascending=False, kind="stable", ignore_index=True)
 
 
-def _difference(runs: Sequence[Run], base: Sequence[Run]) -> dict[str, float]:
+def _difference(runs: Sequence[Run], base: Sequence[Run], confidence: float = 0.95) -> dict[str, float]:
     first, second = (
         pd.Series({run.experiment.seed: final(run, "test_accuracy") for run in group}, dtype=float)
         for group in (runs, base)
@@ -202,9 +202,26 @@ def _difference(runs: Sequence[Run], base: Sequence[Run]) -> dict[str, float]:
     shared, unknown = (first - second).dropna(), {"difference_low": np.nan, "difference_high": np.nan}
     if shared.empty:
         return {"difference": np.nan} | unknown
-    found = describe_differences(shared)
+    found = describe_differences(shared, confidence)
     bounds = {"difference_low": found.low, "difference_high": found.high}
     return {"difference": found.mean} | (bounds if found.spread else unknown)
+
+
+def others(tuning: Sequence[Run], runs: Sequence[Run], reference: str) -> pd.DataFrame:
+    """A row an optimizer: its ``lr``, last ``accuracy``, the paired ``difference`` from ``reference`` with
+    intervals that hold together with 95 % (Bonferroni), ``seconds`` an epoch; ``validation`` holds the least
+    and the greatest accuracy of the rates that it was tuned with.
+    """
+    groups, rows = by_optimizer(runs), []
+    level, tried = 1 - 0.05 / max(len(groups) - 1, 1), by_optimizer(tuning)
+    for optimizer, group in groups.items():
+        row = {"optimizer": optimizer, "lr": group[0].experiment.lr, "runs": len(group)}
+        row |= _mean("accuracy", [final(run, "test_accuracy") for run in group])
+        row |= _difference(group, groups[reference] if optimizer != reference else [], level)
+        held = [final(run, "test_accuracy") for run in tried.get(optimizer, ())]
+        row |= {"validation_low": min(held, default=np.nan), "validation_high": max(held, default=np.nan)}
+        rows.append(row | {"seconds": np.mean([run.history["seconds"].mean() for run in group])})
+    return pd.DataFrame(rows).sort_values("accuracy", ascending=False, kind="stable", ignore_index=True)
 
 
 def ladder(runs: Sequence[Run]) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from torch import Tensor
 from labnn.data import chance_levels
 from labnn.experiment import Run, load_runs
 from labnn.kit.diagnose import signal_by_layer
+from labnn.kit.numbers import percent
 from labnn.report import frames, plots, words
 from labnn.report.statistics import at_best_rates, by_optimizer, comparable, majority_share, same_settings
 from labnn.settings import ORIGINAL, Experiment, make_model
@@ -42,9 +43,13 @@ class Study:
         changes = ({}, *self.changes) if self.base else ()
         return [replace(self.base, **change, seed=seed) for seed in range(self.seeds) for change in changes]
 
+    def folder(self, runs_dir: str | Path) -> Path:
+        """Where in the folder of all runs it leaves those of ``experiments``."""
+        return Path(runs_dir) / self.name
+
     def load(self, runs_dir: str | Path) -> Any:
         """Its record in the folder of all runs, empty if there is none: here, the runs in its folder."""
-        return load_runs(Path(runs_dir) / self.name)
+        return load_runs(self.folder(runs_dir))
 
     def tables(self, runs: Any) -> dict[str, pd.DataFrame]:
         """Frames by name: here, what each change does."""
@@ -113,7 +118,7 @@ class Recipe(Study):
         return {"settings": words.settings(record[:1]), "variants": record[1]}
 
     def texts(self, record: Tested) -> dict[str, str]:
-        return {}
+        return {"from_scratch": percent(record[0].history["test_accuracy"].iloc[-1], 1)}
 
     def figures(self, record: Tested) -> dict[str, Figure]:
         return {}
@@ -141,6 +146,28 @@ class Memory(Study):
 
     def figures(self, runs: list[Run]) -> dict[str, Figure]:
         return {self.name: plots.plot_cells(frames.cells(runs, self.base))}
+
+
+class Others(Study):
+    """Other optimizers beside the base's: the folders tuning, which chose their rates, and final."""
+
+    def folder(self, runs_dir: str | Path) -> Path:
+        return Path(runs_dir) / self.name / "final"
+
+    def load(self, runs_dir: str | Path) -> Compared | tuple[()]:
+        final = self.folder(runs_dir)
+        record = load_runs(final.with_name("tuning")), load_runs(final)
+        return record if len(by_optimizer(record[1])) > 1 else ()
+
+    def tables(self, record: Compared) -> dict[str, pd.DataFrame]:
+        return {self.name: frames.others(*record, self.base.optimizer)}
+
+    def texts(self, record: Compared) -> dict[str, str]:
+        told = {f"{self.name}_conditions": words.conditions(record[1])}
+        return told | {f"{self.name}_answer": words.others(*record, self.base.optimizer)}
+
+    def figures(self, record: Compared) -> dict[str, Figure]:
+        return {}
 
 
 class Ladder(Study):
@@ -192,6 +219,9 @@ class Comparison(Study):
         return figures | ({"answer": plots.plot_answer(tuning, runs)} if paired else {})
 
 
+_AT_64 = replace(
+    Experiment(optimizer="adam", lr=3.2e-3), epochs=40, image_size=64, test_size=0, mix=0.0, test_every=40
+)
 _CROPS = {"min_crop_area": 0.5, "mirror": True, "colour": 0.3}
 _CYCLE = {"lr": 3e-3, "schedule": "one_cycle"}
 _PLAIN = {"init": "he", "logits_relu": False}
@@ -250,6 +280,26 @@ STUDIES: dict[str, Study] = {
             title="рецепт",
         ),
         Comparison("comparison"),
+        # What else trains such a network, at the rates that validation chose. PROTOCOL.md has the rest.
+        Others(
+            "optimizers",
+            _AT_64,
+            [
+                {"optimizer": "sgd", "weight_decay": None, "lr": 3.2e-2},
+                {"optimizer": "adamw", "weight_decay": None},
+                {"optimizer": "adamw-amsgrad", "weight_decay": None},
+            ],
+            seeds=3,
+        ),
+        # From ImageNet's weights or from scratch: the same epochs, the rates of fine-tuning side by side.
+        Study(
+            "finetune",
+            replace(Experiment(), epochs=60),
+            [{"network": "squeezenet-imagenet", "lr": lr} for lr in (1e-4, 3.2e-4, 1e-3)],
+            seeds=3,
+            validation=True,
+            title="с нуля, полный рецепт",
+        ),
         # The counter-example of Reddi et al. needs a short memory of v and large rare gradients: the two ends
         # of beta2 under a rate that falls and one that does not. data/runs/beta2/PROTOCOL.md has the rest.
         Memory(

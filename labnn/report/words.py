@@ -89,6 +89,11 @@ def _figure_interval(row: dict, column: str) -> str:
     return words if np.isfinite(row[low]) else "—"
 
 
+def _from_to(row: dict, column: str) -> str:
+    low, high = (number(100 * row[f"{column}_{end}"], 1) for end in ("low", "high"))
+    return "—" if low == "—" else f"{low}…{high}"
+
+
 _PERCENT, _PERCENT_2 = _decimals(1, 100), _decimals(2, 100)
 _ACCURACY, _CHANGE = "Точность на тесте, %", "Что изменено"
 _ANSWERS = {"uniform": "все классы равновероятны", "majority": "всегда самый частый класс"}
@@ -173,6 +178,15 @@ _TABLES: list[dict[str, tuple[str, Cell]]] = [
         "loss": ("Потери, нат", _decimals(3)),
         "difference": ("Разность точности [95 %]", _points_and_interval),
         "learns": ("Учится", _as({True: "да", False: "нет"}.get)),
+    },
+    {  # others
+        "optimizer": ("Оптимизатор", _as(title)),
+        "lr": ("Скорость обучения", _as(rate)),
+        "runs": ("Прогонов", _as(round)),
+        "accuracy": ("Точность, %", _PERCENT),
+        "difference": ("Разность точности [95 % вместе]", _points_and_interval),
+        "validation": ("На проверке при разных скоростях, %", _from_to),
+        "seconds": ("Секунд на эпоху", _decimals(1)),
     },
     {  # ladder
         "change": (_CHANGE, _as(lambda change: change or "рецепт исходной работы")),
@@ -297,7 +311,7 @@ def markdown(frame: pd.DataFrame) -> str:
 
 
 def _with_numbers_right(shown: pd.DataFrame) -> str:
-    number = r"[-+−—<∞\[\d]|$|расходится"
+    number = r"(?!\d+\. )([-+−—<∞\[\d]|$|расходится)"  # "1. …" is a row's number before its words
     sides = ["right" if cells.astype(str).str.match(number).all() else "left" for _, cells in shown.items()]
     return shown.to_markdown(index=False, disable_numparse=True, colalign=sides)
 
@@ -330,6 +344,7 @@ def settings(runs: Sequence[Run]) -> pd.DataFrame:
     """
     data, experiment = runs[0].data, runs[0].experiment
     rates = {title(key): rate(group[0].experiment.lr) for key, group in by_optimizer(runs).items()}
+    peaks = rates.values() if len(set(rates.values())) > 1 else list(rates.values())[:1]
     network = [experiment.words("version")] if experiment.network == "squeezenet" else [experiment.network]
     network += [experiment.words(name) for name in ("batch_norm", "bypass") if getattr(experiment, name)]
     size, start = experiment.image_size, experiment.start_size
@@ -344,7 +359,7 @@ def settings(runs: Sequence[Run]) -> pd.DataFrame:
         "Сеть": ", ".join(network),
         "Снимок на входе": picture,
         "Эпох, размер пакета": f"{experiment.epochs}, {experiment.batch_size}",
-        "Скорость обучения": f"до {', '.join(rates.values())}; {experiment.words('schedule')}",
+        "Скорость обучения": f"наибольшая {', '.join(peaks)}; {experiment.words('schedule')}",
         "Регуляризация": ", ".join(map(experiment.words, regular)),
         "Вычислитель": "; ".join(dict.fromkeys(_machine(run.environment) for run in runs)),
     }
@@ -401,7 +416,23 @@ def single_causes(runs: Sequence[Run], base: Experiment) -> str:
         if len({_CAUSES.get(name, name) for name in changed if name not in ("seed", "test_every")}) == 1:
             words[all(map(beats_majority, group))].append(experiment.changes(base))
     enough, not_enough = ("; ".join(words[learns]) or "ничего" for learns in (True, False))
-    return f"В одиночку достаточно: {enough}. В одиночку не помогает: {not_enough}."
+    return f"По отдельности достаточно: {enough}. По отдельности не помогает: {not_enough}."
+
+
+def others(tuning: Sequence[Run], runs: Sequence[Run], reference: str) -> str:
+    """Which optimizer to take beside ``reference``, as far as the intervals of ``frames.others`` say."""
+    table, known = frames.others(tuning, runs, reference), title(reference)
+    best = table.iloc[0]
+    better, worse = (
+        ", ".join(title(row.optimizer) for row in table.itertuples() if beyond(row))
+        for beyond in (lambda row: row.difference_low > 0, lambda row: row.difference_high < 0)
+    )
+    said = f"Точнее всех {title(best['optimizer'])}: {percent(best['accuracy'], 1)}. "
+    said += f"Весь интервал разности с {known} выше нуля: {better or 'ни у кого'}; ниже нуля: "
+    said += f"{worse or 'ни у кого'}. "
+    return said + (
+        f"Стоит взять: {better}." if better else f"Менять {known} на другой этот опыт причин не даёт."
+    )
 
 
 def cost(trainings: int, seconds: float, processes: int) -> str:
@@ -425,7 +456,7 @@ def stability(tuning: Sequence[Run]) -> str:
             continue
         good = (own["accuracy"] >= 0.9 * best).sum()
         sentence = f"{title(key)}: лучше всего {rate(lr)} ({percent(best, 1)}), "
-        sentence += f"не хуже девяти десятых лучшего — скоростей: {good} из {len(own)}"
+        sentence += f"не ниже 90 % от лучшей точности — при {good} из {len(own)} скоростей"
         if len(own) > 1 and lr in (own["lr"].min(), own["lr"].max()):
             sentence += "; лучшая лежит на краю сетки, расширьте её"
         sentences.append(sentence)
@@ -543,9 +574,9 @@ def _answer(first: str, second: str, difference: PairedDifference, brief: bool, 
     level = f"{number(100 * difference.confidence, decimals)}-процентный"
     if brief:
         evidence = f"{level} интервал {bounds}" if difference.spread else "интервала нет"
-        points = f"{first} минус {second}: {mean} п. п. точности"
+        points = f"разность {first} − {second}: {mean} п. п. точности"
         return f"{answer} ({points}, {evidence}, пар: {difference.pairs})."
-    evidence = f"{answer}. {first} минус {second} — {mean} процентного пункта тестовой точности"
+    evidence = f"{answer}. Разность {first} − {second}: {mean} процентного пункта (п. п.) тестовой точности"
     evidence += " в последней эпохе"
     if difference.pairs == 1:
         return f"{evidence} в единственной паре прогонов, по одной паре разброс не оценить."
@@ -591,10 +622,10 @@ def cells(runs: Sequence[Run], base: Experiment) -> str:
 
 def other_differences(runs: Sequence[Run]) -> str:
     """In which other figures two optimizers differ, by intervals that hold together with 95 %."""
-    names = " минус ".join(map(title, by_optimizer(runs)))
+    names = " − ".join(map(title, by_optimizer(runs)))
     others = frames.differences(runs).iloc[1:]
     words = [
-        f"{_FIGURES[row['figure']][0].lower()}: {names} {_figure(row, 'difference', signed)} "
+        f"{_FIGURES[row['figure']][0].lower()}: разность {names} {_figure(row, 'difference', signed)} "
         f"{_figure_interval(row, 'student')}"
         for row in others[others["proven"]].to_dict("records")
     ]
@@ -667,5 +698,5 @@ def answer_to_original(original: Sequence[Run], runs: Sequence[Run]) -> str:
         "Утверждение исходной работы «Adam показал себя слегка лучше» её прогоны подтвердить не могли: "
         f"по её рецепту сети не учатся ({accuracies}, разных ответов: {answers}); сети, которые учатся, "
         f"{found} "
-        f"({title(first)} минус {title(second)}: {signed(100 * difference.mean)} п. п., {bounds})."
+        f"(разность {title(first)} − {title(second)}: {signed(100 * difference.mean)} п. п., {bounds})."
     )
