@@ -7,13 +7,32 @@ from collections import defaultdict
 from pathlib import Path
 
 import pandas as pd
+from IPython import get_ipython
 from IPython.display import display
 from matplotlib.figure import Figure
 
+from labnn.kit.errors import StoppedByKeyboardInterrupt
 from labnn.report import words
 from labnn.report.write import inline, save_figure
 
+_ADVICE = "Остановлено: выполните эту ячейку снова, когда понадобится её результат."
+
 _numbers: defaultdict[str, dict[str, int]] = defaultdict(dict)
+
+
+def stop_in_one_line() -> None:
+    """From now on a stopped cell leaves one line in the notebook and no traceback: what was saved, where
+    something was, or what to do.
+    """
+
+    def told(shell, kind, stop, trace, tb_offset=None) -> None:
+        if isinstance(stop, StoppedByKeyboardInterrupt):
+            shell.showtraceback((kind, stop, trace), tb_offset=tb_offset)  # its own line
+        else:
+            print(_ADVICE)
+
+    if (shell := get_ipython()) is not None:
+        shell.set_custom_exc((KeyboardInterrupt,), told)
 
 
 def figure(drawn: Figure, caption: str, path: str | Path | None = None, *, photos: bool = False) -> None:
