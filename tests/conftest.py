@@ -1,6 +1,5 @@
 """What the tests share: the embedded data set, and small real data sets cut from it."""
 
-import atexit
 import importlib.util
 import os
 import shutil
@@ -25,10 +24,13 @@ torch.set_num_threads(1)
 # The notebook, re-executed by the tests, trains anew and leaves the project's files alone.
 os.environ["LABNN_OUTPUT"] = tempfile.mkdtemp(prefix="labnn-")
 os.environ.pop("LABNN_DATA", None)
-atexit.register(shutil.rmtree, os.environ["LABNN_OUTPUT"], ignore_errors=True)
 
 PROJECT = Path(__file__).parent.parent
 MINICARS = PROJECT / "data" / "minicars"
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["LABNN_OUTPUT"], ignore_errors=True)
 
 
 def handful(count: int = 12) -> TensorDataset:
