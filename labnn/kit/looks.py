@@ -84,7 +84,7 @@ def length(place: Any) -> int | None:
     """How many batches or photos there are, ``None`` where nobody can know, as in an ``IterableDataset``."""
     try:
         return len(place)
-    except TypeError:
+    except (TypeError, NotImplementedError):
         return None
 
 

@@ -280,17 +280,8 @@ STUDIES: dict[str, Study] = {
             title="рецепт",
         ),
         Comparison("comparison"),
-        # What else trains such a network, at the rates that validation chose. PROTOCOL.md has the rest.
-        Others(
-            "optimizers",
-            _AT_64,
-            [
-                {"optimizer": "sgd", "weight_decay": None, "lr": 3.2e-2},
-                {"optimizer": "adamw", "weight_decay": None},
-                {"optimizer": "adamw-amsgrad", "weight_decay": None},
-            ],
-            seeds=3,
-        ),
+        # What else trains such a network: those whose rate validation has chosen. PROTOCOL.md has the rest.
+        Others("optimizers", _AT_64, [{"optimizer": "adamw", "weight_decay": None}], seeds=3),
         # From ImageNet's weights or from scratch: the same epochs, the rates of fine-tuning side by side.
         Study(
             "finetune",
