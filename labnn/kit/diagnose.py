@@ -17,8 +17,8 @@ def likely_causes(model: nn.Module, images: Tensor, lr: float) -> list[str]:
     spread = signal_by_layer(model, images)["spread"]
     causes = []
     if spread.iloc[-1] < 0.05 * spread.iloc[0]:
-        first, last = scientific(spread.iloc[0]), scientific(spread.iloc[-1])
-        sizes = f"{first} после первой свёртки и {last} после последней"
+        start, end = map(scientific, spread.iloc[[0, -1]])
+        sizes = f"{start} после первой свёртки и {end} после последней"
         causes.append(f"сигнал гаснет по глубине — разброс между снимками {sizes} (начальные веса)")
     last = max(index for index, module in enumerate(modules) if isinstance(module, (nn.Conv2d, nn.Linear)))
     if any(isinstance(module, nn.ReLU) for module in modules[last:]):

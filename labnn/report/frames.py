@@ -217,7 +217,7 @@ def others(tuning: Sequence[Run], runs: Sequence[Run], reference: str) -> pd.Dat
     for optimizer, group in groups.items():
         row = {"optimizer": optimizer, "lr": group[0].experiment.lr, "runs": len(group)}
         row |= _mean("accuracy", [final(run, "test_accuracy") for run in group])
-        row |= _difference(group, groups[reference] if optimizer != reference else [], level)
+        row |= _difference(group, groups.get(reference, []) if optimizer != reference else [], level)
         held = [final(run, "test_accuracy") for run in tried.get(optimizer, ())]
         row |= {"validation_low": min(held, default=np.nan), "validation_high": max(held, default=np.nan)}
         rows.append(row | {"seconds": np.mean([run.history["seconds"].mean() for run in group])})
