@@ -413,12 +413,12 @@ def far(cluster: Cluster, tmp_path: Path) -> dict:
 @pytest.mark.parametrize("workers, killed", [(2, 1), (3, 2)])
 def test_killed_workers_change_no_record(workers, killed, cluster, data, tmp_path):
     """kill -9 in the middle of an epoch: runs go on from the epochs that came home, on whoever is left."""
-    experiments = seeds(replace(SMALL, epochs=40, ema_decay=0.9), 4)
+    experiments = seeds(replace(SMALL, epochs=16, ema_decay=0.9), 4)
     experiments[3] = replace(experiments[3], test_size=48)  # other photos of the same files
     started = [cluster.worker(f"worker{number}") for number in range(workers)]
 
     def kill(standing):
-        if standing.epochs >= 12:
+        if standing.epochs >= 6:
             for process in started[:killed]:
                 process.kill()
 
