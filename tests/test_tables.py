@@ -93,7 +93,7 @@ def test_other_optimizers_stand_beside_the_reference_with_intervals_that_hold_to
     assert table.loc["Adam", "Разность точности [95 % вместе]"] == ""
     assert words.others(tuning, runs, "adam") == (
         f"Точнее всех AdamW: {percent(0.3233, 1)}. Весь интервал разности с Adam выше нуля: ни у кого; "
-        "ниже нуля: SGD с импульсом. Менять Adam на другой этот опыт причин не даёт."
+        "ниже нуля: SGD с импульсом. Что другой лучше Adam, этот опыт не доказал."
     )
 
 

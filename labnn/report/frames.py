@@ -53,7 +53,7 @@ def summary(runs: Sequence[Run]) -> pd.DataFrame:
         for metric in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
             row |= _mean(metric, [final(run, metric) for run in group])
         row |= _mean("mean_accuracy", [area_under_curve(run) for run in group])
-        row["seconds"] = np.mean([run.history["seconds"].mean() for run in group])
+        row["seconds"] = _epoch_seconds(group)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -209,8 +209,8 @@ def _difference(runs: Sequence[Run], base: Sequence[Run], confidence: float = 0.
 
 def others(tuning: Sequence[Run], runs: Sequence[Run], reference: str) -> pd.DataFrame:
     """A row an optimizer: its ``lr``, last ``accuracy``, the paired ``difference`` from ``reference`` with
-    intervals that hold together with 95 % (Bonferroni), ``seconds`` an epoch; ``validation`` holds the least
-    and the greatest accuracy of the rates that it was tuned with.
+    intervals that hold together with 95 % (Bonferroni), median ``seconds`` an epoch; ``validation`` holds the
+    least and the greatest accuracy of the rates that it was tuned with.
     """
     groups, rows = by_optimizer(runs), []
     level, tried = 1 - 0.05 / max(len(groups) - 1, 1), by_optimizer(tuning)
@@ -220,8 +220,13 @@ def others(tuning: Sequence[Run], runs: Sequence[Run], reference: str) -> pd.Dat
         row |= _difference(group, groups.get(reference, []) if optimizer != reference else [], level)
         held = [final(run, "test_accuracy") for run in tried.get(optimizer, ())]
         row |= {"validation_low": min(held, default=np.nan), "validation_high": max(held, default=np.nan)}
-        rows.append(row | {"seconds": np.mean([run.history["seconds"].mean() for run in group])})
+        rows.append(row | {"seconds": _epoch_seconds(group)})
     return pd.DataFrame(rows).sort_values("accuracy", ascending=False, kind="stable", ignore_index=True)
+
+
+def _epoch_seconds(runs: Sequence[Run]) -> float:
+    """The median: an epoch that waited for other work on the machine took minutes."""
+    return pd.concat([run.history["seconds"] for run in runs]).median()
 
 
 def ladder(runs: Sequence[Run]) -> pd.DataFrame:

@@ -164,7 +164,8 @@ class Others(Study):
 
     def texts(self, record: Compared) -> dict[str, str]:
         told = {f"{self.name}_conditions": words.conditions(record[1])}
-        return told | {f"{self.name}_answer": words.others(*record, self.base.optimizer)}
+        told |= {f"{self.name}_answer": words.others(*record, self.base.optimizer)}
+        return told | {f"{self.name}_rates": words.stability(record[0])}
 
     def figures(self, record: Compared) -> dict[str, Figure]:
         return {}
@@ -281,7 +282,16 @@ STUDIES: dict[str, Study] = {
         ),
         Comparison("comparison"),
         # What else trains such a network: those whose rate validation has chosen. PROTOCOL.md has the rest.
-        Others("optimizers", _AT_64, [{"optimizer": "adamw", "weight_decay": None}], seeds=3),
+        Others(
+            "optimizers",
+            _AT_64,
+            [
+                {"optimizer": "sgd", "lr": 0.1, "weight_decay": None},
+                {"optimizer": "adamw", "weight_decay": None},
+                {"optimizer": "adamw-amsgrad", "weight_decay": None},
+            ],
+            seeds=3,
+        ),
         # From ImageNet's weights or from scratch: the same epochs, the rates of fine-tuning side by side.
         Study(
             "finetune",

@@ -126,7 +126,7 @@ _TABLES: list[dict[str, tuple[str, Cell]]] = [
         "test_loss": ("Потери на тесте", _decimals(3)),
         "test_accuracy": (_ACCURACY, _PERCENT),
         "mean_accuracy": ("Точность в среднем по эпохам, %", _PERCENT),
-        "seconds": ("Секунд на эпоху", _decimals(1)),
+        "seconds": ("Секунд на эпоху, медиана", _decimals(1)),
     },
     {  # rates
         "lr": ("Скорость обучения", _as(rate)),
@@ -186,7 +186,7 @@ _TABLES: list[dict[str, tuple[str, Cell]]] = [
         "accuracy": ("Точность, %", _PERCENT),
         "difference": ("Разность точности [95 % вместе]", _points_and_interval),
         "validation": ("На проверке при разных скоростях, %", _from_to),
-        "seconds": ("Секунд на эпоху", _decimals(1)),
+        "seconds": ("Секунд на эпоху, медиана", _decimals(1)),
     },
     {  # ladder
         "change": (_CHANGE, _as(lambda change: change or "рецепт исходной работы")),
@@ -431,7 +431,7 @@ def others(tuning: Sequence[Run], runs: Sequence[Run], reference: str) -> str:
     said += f"Весь интервал разности с {known} выше нуля: {better or 'ни у кого'}; ниже нуля: "
     said += f"{worse or 'ни у кого'}. "
     return said + (
-        f"Стоит взять: {better}." if better else f"Менять {known} на другой этот опыт причин не даёт."
+        f"Стоит взять: {better}." if better else f"Что другой лучше {known}, этот опыт не доказал."
     )
 
 
