@@ -129,3 +129,18 @@ def test_cells_of_beta2_have_the_corrected_intervals_of_statsmodels():
         share = f"{number(100 * first['held'].mean(), 1)} %"
         expected.append((*means, told, probability(sign_flips(change.data)), share))
     assert sorted(expected) == sorted(shown("beta2").iloc[:, 2:].itertuples(index=False, name=None))
+
+
+def test_other_optimizers_have_the_corrected_intervals_of_statsmodels():
+    found, expected, accuracy = records("optimizers/final"), [], "Точность на тесте, п. п."
+    groups = {name: group.set_index("seed")[accuracy] for name, group in found.groupby("optimizer")}
+    tried = records("optimizers/tuning").groupby("optimizer")[accuracy].agg(["min", "max"])
+    for name, values in groups.items():
+        held, told = tried.loc[name].map(lambda one: number(one, 1)) if name in tried.index else [], ""
+        if name != "adam":
+            change = DescrStatsW((values - groups["adam"]).dropna())
+            told = f"{signed(change.mean)} {interval(*change.tconfint_mean(0.05 / (len(groups) - 1)), 1)}"
+        mean = f"{number(values.mean(), 1)} ± {number(values.std(), 1)}"
+        expected.append((mean, told, "…".join(held) or "—"))
+    columns = ["Точность, %", "Разность точности [95 % вместе]", "На проверке при разных скоростях, %"]
+    assert sorted(expected) == sorted(shown("optimizers")[columns].itertuples(index=False, name=None))
