@@ -93,8 +93,8 @@ def test_other_optimizers_stand_beside_the_reference_with_intervals_that_hold_to
     assert table.loc["Adam", "Разность точности [95 % вместе]"] == ""
     gap = table.loc["AdamW", "Разность точности [95 % вместе]"]
     assert gap.startswith("+1,0 [−") and words.others(tuning, runs, "adam") == (
-        f"Точнее всех AdamW: {percent(0.3233, 1)}, разность с Adam {gap}. Интервал разности с Adam весь ниже "
-        "нуля: SGD с импульсом. Что другой лучше Adam, этот опыт не доказал."
+        f"Точнее всех AdamW: {percent(0.3233, 1)}, разность с Adam {gap} п. п. Интервал разности с Adam весь "
+        "ниже нуля: SGD с импульсом. Что другой лучше Adam, этот опыт не доказал."
     )
 
 
