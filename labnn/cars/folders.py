@@ -99,8 +99,9 @@ def class_folders(base: Path) -> tuple[Listing, Listing, list[str]] | None:
     for folder, (photos, others) in zip(folders, listed, strict=True):
         classes.append(_classes(folder, photos, official))
         _tell_left_out(folder, photos, others)
-    class_names = _ordered({*classes[0], *classes[1]}, official, base)
-    if strangers := [name for name in class_names if name not in set(classes[0])]:
+    trained, tested = map(set, classes)
+    class_names = _ordered(trained | tested, official, base)
+    if strangers := [name for name in class_names if name not in trained]:
         found = f"В папке {folders[0]} нет снимков класса «{strangers[0]}», а в {taken[1]} они есть"
         raise LabError(f"{found}: доложите их или назовите папки класса одинаково.")
     places = {os.path.dirname(name) for name in listed[0][0]}
@@ -108,7 +109,7 @@ def class_folders(base: Path) -> tuple[Listing, Listing, list[str]] | None:
         found = f"В папке {folders[0]} один класс «{class_names[0]}», а в нём папок: {len(places)}"
         raise LabError(f"{found}: если классы это они, поднимите их на уровень выше.")
     _tell_parts(base, taken)
-    if untested := [name for name in class_names if name not in set(classes[1])]:
+    if untested := [name for name in class_names if name not in tested]:
         _tell(f"В папке {folders[1]} нет снимков классов, на тесте их не будет: {_few(untested)}.")
     parts = []
     for part, folder, (photos, _), of_photos in zip(("train", "test"), folders, listed, classes, strict=True):
