@@ -289,6 +289,7 @@ STUDIES: dict[str, Study] = {
                 {"optimizer": "sgd", "lr": 0.1, "weight_decay": None},
                 {"optimizer": "adamw", "weight_decay": None},
                 {"optimizer": "adamw-amsgrad", "weight_decay": None},
+                {"optimizer": "nadam", "lr": 1e-2, "weight_decay": None},
             ],
             seeds=3,
         ),
