@@ -34,7 +34,7 @@ _QUIET = {
     "distributed.admin.tick.interval": "1s",
     "distributed.admin.system-monitor.interval": "10s",
 }
-# Linux copies workers from a process that has imported these already: 5 s of a core less for each.
+# Linux copies workers from a process that has imported these already: some 4 s of a core less for each.
 _IMPORTED = ["distributed", "torch", "pandas"]
 
 
@@ -46,7 +46,8 @@ class Lost(Exception):
 def open_workers(processes: int, address: str | None = None) -> Iterator["Workers"]:
     """As many workers of this machine, or those of the scheduler at ``address``, for a block.
 
-    Raises ``LabError`` where none can start or be reached.
+    On Linux this machine's have the environment variables that the process had at its first call. Raises
+    ``LabError`` where none can start or be reached.
     """
     if address is not None:
         with _client(address) as client:
