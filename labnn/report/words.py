@@ -427,10 +427,9 @@ def others(tuning: Sequence[Run], runs: Sequence[Run], reference: str) -> str:
         ", ".join(title(row.optimizer) for row in table.itertuples() if beyond(row))
         for beyond in (lambda row: row.difference_low > 0, lambda row: row.difference_high < 0)
     )
+    gap = f", разность с {known} {_points_and_interval(best, 'difference')} п. п."
     said = f"Точнее всех {title(best['optimizer'])}: {percent(best['accuracy'], 1)}"
-    if best["optimizer"] != reference:
-        said += f", разность с {known} {_points_and_interval(best, 'difference')} п. п."
-    said += "" if said.endswith(".") else "."
+    said += gap if best["optimizer"] != reference else "."
     said += f" Интервал разности с {known} весь выше нуля: {better}, это и стоит взять." if better else ""
     said += f" Интервал разности с {known} весь ниже нуля: {worse}." if worse else ""
     return said + ("" if better else f" Что другой лучше {known}, этот опыт не доказал.")
