@@ -343,3 +343,11 @@ def test_summary_reports_the_last_epoch_mean_and_deviation():
     table = words.table(frames.summary(runs(amsgrad=[0.5, 0.6], adam=[0.4, 0.4]))).set_index("Оптимизатор")
     assert table.loc["AMSGrad", "Точность на тесте, %"] == "55,0 ± 7,1"
     assert table.loc["Adam", "Точность на тесте, %"] == "40,0 ± 0,0"
+
+
+def test_no_answer_is_given_before_the_last_pair_that_was_planned():
+    so_far = words.verdict_of(runs(amsgrad=[0.75, 0.76], adam=[0.71, 0.71]), planned=3)
+    assert so_far.startswith("Готово пар: 2 из 3; ответ даётся, когда готовы все.")
+    assert "AMSGrad — 75,0…76,0 %, Adam — 71,0 %" in so_far and "лучше" not in so_far
+    all_three = runs(amsgrad=[0.75, 0.76, 0.77], adam=[0.71, 0.71, 0.70])
+    assert words.verdict_of(all_three, planned=3) == words.verdict(all_three)

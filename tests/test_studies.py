@@ -7,7 +7,8 @@ import pytest
 
 from labnn.__main__ import main
 from labnn.experiment import Experiment, Run, load_runs
-from labnn.report.studies import STUDIES, Study, recorded
+from labnn.report import words
+from labnn.report.studies import STUDIES, Pairs, Study, recorded
 from labnn.report.write import rewrite_blocks, write_report
 from labnn.train import HISTORY_COLUMNS
 
@@ -51,6 +52,17 @@ def test_a_study_of_ones_own_is_one_object(tmp_path, monkeypatch):
     text = (tmp_path / "out" / "REPORT.md").read_text(encoding="utf-8")
     assert "«mirrors»" in text and "(mirrors.png)" in text
     assert "| без отражения  |          2 |    50,0 ± 0,0" in text
+
+
+def test_a_study_of_pairs_counts_whole_pairs_only(tmp_path):
+    study = Pairs("halves", replace(SMALL, optimizer="adam"), seeds=3)
+    record(tmp_path / "halves", *study.experiments()[:3])  # one pair and AMSGrad's half of the next
+    runs = study.load(tmp_path)
+    assert [(run.experiment.optimizer, run.experiment.seed) for run in runs] == [("amsgrad", 0), ("adam", 0)]
+    assert "Готово пар: 1 из 3" in study.texts(runs)["halves_verdict"]
+    shown = {name: words.table(table) for name, table in study.tables(runs).items()}
+    assert "Точность в среднем по эпохам, %" not in shown["halves_summary"]  # of two tests no curve is made
+    assert study.load(tmp_path / "halves") == []
 
 
 def test_a_comparison_of_ones_own_is_found(tmp_path):

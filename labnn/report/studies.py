@@ -15,7 +15,14 @@ from labnn.experiment import Run, load_runs
 from labnn.kit.diagnose import signal_by_layer
 from labnn.kit.numbers import percent
 from labnn.report import frames, plots, words
-from labnn.report.statistics import at_best_rates, by_optimizer, comparable, majority_share, same_settings
+from labnn.report.statistics import (
+    at_best_rates,
+    by_optimizer,
+    comparable,
+    majority_share,
+    pairs_of,
+    same_settings,
+)
 from labnn.settings import ORIGINAL, Experiment, make_model
 
 Compared = tuple[list[Run], list[Run]]
@@ -146,6 +153,26 @@ class Memory(Study):
 
     def figures(self, runs: list[Run]) -> dict[str, Figure]:
         return {self.name: plots.plot_cells(frames.cells(runs, self.base))}
+
+
+class Pairs(Memory):
+    """The one cell of a base, where the networks are good: no answer before the last of ``seeds`` pairs."""
+
+    def load(self, runs_dir: str | Path) -> list[Run]:
+        runs = super().load(runs_dir)
+        return [run for pair in pairs_of(runs) for run in pair] if frames.is_paired(runs) else []
+
+    def tables(self, runs: list[Run]) -> dict[str, pd.DataFrame]:
+        seldom_tested = ["mean_accuracy", "mean_accuracy_deviation"]  # over epochs, of which two are tested
+        summary = frames.summary(runs).drop(columns=seldom_tested)
+        return {self.name: frames.pairs(runs), f"{self.name}_summary": summary}
+
+    def texts(self, runs: list[Run]) -> dict[str, str]:
+        told = {f"{self.name}_conditions": words.conditions(runs)}
+        return told | {f"{self.name}_verdict": words.verdict_of(runs, self.seeds)}
+
+    def figures(self, runs: list[Run]) -> dict[str, Figure]:
+        return {self.name: plots.plot_differences(runs).figure}
 
 
 class Others(Study):
@@ -281,6 +308,12 @@ STUDIES: dict[str, Study] = {
             title="рецепт",
         ),
         Comparison("comparison"),
+        # The two where networks are good: the recipe, shorter. PROTOCOL.md has the rest.
+        Pairs(
+            "recipe_pairs",
+            replace(Experiment(optimizer="adam", lr=3.2e-3), start_size=64, test_size=160, test_every=100),
+            seeds=6,
+        ),
         # What else trains such a network: those whose rate validation has chosen. PROTOCOL.md has the rest.
         Others(
             "optimizers",

@@ -241,6 +241,8 @@ _TABLES: list[dict[str, tuple[str, Cell]]] = [
         "largest": ("Больше всего в классе", _as(round)),
     },
 ]
+# The summary of runs that are tested at their ends alone, which have no mean over the epochs.
+_TABLES.append({name: cell for name, cell in _TABLES[1].items() if name != "mean_accuracy"})
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -507,6 +509,27 @@ def verdict(runs: Sequence[Run], *, brief: bool = False, margin: float = MARGIN)
     ]
     corrected = f" Интервалы — с поправкой Бонферрони на {len(comparisons)} пары оптимизаторов."
     return " ".join(sentences) + (corrected if len(comparisons) > 1 else "") + _machines(runs)
+
+
+def verdict_of(runs: Sequence[Run], planned: int) -> str:
+    """``verdict`` of ``runs``, once all ``planned`` pairs are there; before, how many are, and no answer."""
+    groups = by_optimizer(runs)
+    ready = min(len(group) for group in groups.values())
+    if ready >= planned:
+        return verdict(runs)
+    reached = [
+        f"{title(key)} — {_range([final(run, 'test_accuracy') for run in group])}"
+        for key, group in groups.items()
+    ]
+    return (
+        f"Готово пар: {ready} из {planned}; ответ даётся, когда готовы все. "
+        f"Точность готовых сетей на тесте в последней эпохе: {', '.join(reached)}."
+    )
+
+
+def _range(shares: Sequence[float]) -> str:
+    ends = dict.fromkeys(number(100 * end, 1) for end in (min(shares), max(shares)))
+    return f"{'…'.join(ends)} %"
 
 
 def _comparison(
