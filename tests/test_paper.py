@@ -50,6 +50,27 @@ def test_nothing_is_wider_than_the_page_and_the_browser_has_nothing_to_say(width
     page.close()
 
 
+BROKEN_WORDS = """() => [...document.querySelectorAll("td, th")].flatMap(cell => {
+    const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT), broken = [];
+    for (let text; (text = texts.nextNode());)
+        for (const word of text.data.matchAll(/[^ \\n\\u00ad…-]+/g)) {
+            const range = document.createRange();
+            range.setStart(text, word.index);
+            range.setEnd(text, word.index + word[0].length);
+            if (new Set([...range.getClientRects()].map(line => line.top)).size > 1) broken.push(word[0]);
+        }
+    return broken;
+})"""
+
+
+@needs_chromium
+def test_tables_on_a_phone_break_no_word_and_no_number(html, browser):
+    page = browser.new_page(viewport={"width": 390, "height": 900})
+    page.goto(html.as_uri())
+    assert page.locator("td").count() > 100 and page.evaluate(BROKEN_WORDS) == []
+    page.close()
+
+
 def test_every_image_has_a_text(html):
     images = re.findall(r"<img[^>]*>", html.read_text(encoding="utf-8"))
     texts = [re.search(r'alt="([^"]*)"', image) for image in images]
