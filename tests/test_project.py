@@ -72,10 +72,11 @@ def rebuilt(tmp_path_factory):
 
 MEASURED = ["throughput", "memory"]
 TABLES = ["headline", "ladder", "collapse", "signal", "causes", "settings", "variants", "levers"]
+PAIRS = ["recipe_pairs", "recipe_pairs_summary", "recipe_pairs_verdict"]
 COMPARISON = ["verdict", "rates", "summary", "milestones", "pairs", "statistics", "other", "maximum"]
 
 
-@pytest.mark.parametrize("name", [*TABLES, *COMPARISON, *MEASURED])
+@pytest.mark.parametrize("name", [*TABLES, *PAIRS, *COMPARISON, *MEASURED])
 def test_report_states_the_figures_of_the_recorded_runs(name, blocks):
     assert blocks[name] and blocks[name] in REPORT
 
@@ -123,6 +124,7 @@ def test_report_draws_the_story_that_it_shows(rebuilt):
     drawn = {path.removeprefix("figures/recorded/") for path in rebuilt[1] if path.endswith(".png")}
     comparison = {f"comparison/{name}.png" for name in ("curves", "answer", "maximum")}
     story = {"collapse.png", "signal.png", "causes.png", "ladder.png", "levers.png", "beta2.png"}
+    story |= {"recipe_pairs.png"}
     assert drawn == story | comparison | {"stanford_cars/curves.png"}
     assert drawn == set(re.findall(r"!\[.*?\]\((.*?)\)", REPORT))
 
