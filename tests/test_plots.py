@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import PROJECT
+from matplotlib.colors import to_rgba
 from matplotlib.text import Text
 from PIL import Image
 
@@ -54,6 +55,14 @@ def test_an_optimizer_has_one_colour_and_one_of_ones_own_has_one_too(monkeypatch
     assert len({color(key) for key in OPTIMIZERS}) == len(OPTIMIZERS)
     monkeypatch.setitem(OPTIMIZERS, "lion", lambda weights, lr, decay: None)
     assert color("lion") == color("lion") and words.title("lion") == "lion"
+
+
+def test_an_optimizer_that_never_wins_has_its_colour_in_the_legend_all_the_same():
+    _, runs = STUDIES["comparison"].load(PROJECT / "data" / "runs")
+    ax = plots.plot_differences([run for run in runs if run.experiment.seed == 0])
+    handles, titles = ax.get_legend_handles_labels()
+    shown = {name: bars.patches[0].get_facecolor() for bars, name in zip(handles, titles, strict=True)}
+    assert shown == {words.title(key): to_rgba(color(key)) for key in ("amsgrad", "adam")}
 
 
 def test_numbers_on_axes_are_written_the_russian_way():

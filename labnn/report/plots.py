@@ -150,9 +150,10 @@ def plot_differences(runs: Sequence[Run], ax: Axes | None = None) -> Axes:
     ax = _axes(ax)
     first, second = by_optimizer(runs)
     pairs, mean = frames.pairs(runs), paired_difference(*by_optimizer(runs).values())
-    for key, better in ((first, pairs["difference"] > 0), (second, pairs["difference"] < 0)):
+    points = 100 * pairs["difference"]
+    for key, height in ((first, points.clip(lower=0)), (second, points.clip(upper=0))):
         own = {"color": color(key), "edgecolor": "white", "hatch": "//" if _place(key) % 2 else ""}
-        ax.bar(pairs.index[better], 100 * pairs["difference"][better], label=words.title(key), **own)
+        ax.bar(pairs.index, height, label=words.title(key), **own)  # also of who never wins
     if mean.pairs > 1:
         ends = 100 * np.array([[mean.mean - mean.low], [mean.high - mean.mean]])
         style = {"fmt": "ko", "capsize": 6, "label": "среднее и 95-процентный интервал"}
