@@ -1,13 +1,16 @@
 """Half precision learns and resumes, the device's own choice is right, threads are chosen by measurement."""
 
 import functools
+import os
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import handful
+from conftest import PROJECT, handful
 from torch.utils.data import DataLoader, TensorDataset
 
 from labnn.data import open_dataset
@@ -228,6 +231,24 @@ def test_number_of_threads_is_the_one_measured_to_be_faster(slow, chosen, second
     with limited_threads(2):
         assert fastest_threads(Waiting(slow=slow), torch.zeros(4, 3, 8, 8), seconds) == chosen
         assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("given, seen", [(None, "3000"), ("7", "7")])
+def test_openmp_is_told_how_to_wait_before_pytorch_loads(given, seen):
+    """Later it no longer reads it; a user's own choice stays."""
+    code = """
+import os, sys
+class Finder:
+    def find_spec(self, name, *rest):
+        if name == "torch":
+            print(os.environ.get("GOMP_SPINCOUNT"))
+sys.meta_path.insert(0, Finder())
+import labnn
+"""
+    own = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    own |= {"GOMP_SPINCOUNT": given} if given else {}
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, env=own, capture_output=True, text=True)
+    assert done.stdout.split() == [seen], done.stderr
 
 
 @pytest.mark.parametrize("count", [1, 4])
