@@ -351,3 +351,13 @@ def test_no_answer_is_given_before_the_last_pair_that_was_planned():
     assert "AMSGrad — 75,0…76,0 %, Adam — 71,0 %" in so_far and "лучше" not in so_far
     all_three = runs(amsgrad=[0.75, 0.76, 0.77], adam=[0.71, 0.71, 0.70])
     assert words.verdict_of(all_three, planned=3) == words.verdict(all_three)
+
+
+def test_runs_tested_at_their_ends_alone_have_no_mean_over_the_epochs():
+    ends = runs(amsgrad=[0.5, 0.6], adam=[0.4, 0.4])
+    for run in ends:
+        run.history.loc[2] = run.history.loc[1]
+        run.history.loc[1, "test_accuracy"] = np.nan
+    table = words.table(frames.summary(ends))
+    assert "Точность на тесте, %" in table and "Точность в среднем по эпохам, %" not in table
+    assert list(frames.differences(ends)["figure"]) == ["test_accuracy", "test_loss", "train_loss"]

@@ -7,7 +7,6 @@ import pytest
 
 from labnn.__main__ import main
 from labnn.experiment import Experiment, Run, load_runs
-from labnn.report import words
 from labnn.report.studies import STUDIES, Pairs, Study, recorded
 from labnn.report.write import rewrite_blocks, write_report
 from labnn.train import HISTORY_COLUMNS
@@ -60,9 +59,15 @@ def test_a_study_of_pairs_counts_whole_pairs_only(tmp_path):
     runs = study.load(tmp_path)
     assert [(run.experiment.optimizer, run.experiment.seed) for run in runs] == [("amsgrad", 0), ("adam", 0)]
     assert "Готово пар: 1 из 3" in study.texts(runs)["halves_verdict"]
-    shown = {name: words.table(table) for name, table in study.tables(runs).items()}
-    assert "Точность в среднем по эпохам, %" not in shown["halves_summary"]  # of two tests no curve is made
     assert study.load(tmp_path / "halves") == []
+
+
+def test_no_mean_and_no_interval_is_drawn_before_the_last_pair_that_was_planned(tmp_path):
+    study = Pairs("thirds", replace(SMALL, optimizer="adam"), seeds=3)
+    for new, drawn in ((slice(0, 4), False), (slice(4, 6), True)):
+        record(tmp_path / "thirds", *study.experiments()[new])
+        [figure] = study.figures(study.load(tmp_path)).values()
+        assert ("среднее" in [tick.get_text() for tick in figure.axes[0].get_xticklabels()]) == drawn
 
 
 def test_a_comparison_of_ones_own_is_found(tmp_path):

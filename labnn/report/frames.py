@@ -28,6 +28,7 @@ from labnn.report.statistics import (
     pairs_of,
     reached,
     sensitivity,
+    tested_along,
 )
 from labnn.settings import Experiment
 
@@ -45,14 +46,16 @@ def epochs(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def summary(runs: Sequence[Run]) -> pd.DataFrame:
-    """A row an optimizer: last-epoch figures, means and deviations over seeds."""
-    rows = []
+    """A row an optimizer: last-epoch figures, means and deviations over seeds; the mean over the epochs only
+    of runs that were tested between their ends.
+    """
+    rows, along = [], tested_along(runs)
     for optimizer, group in by_optimizer(runs).items():
         row = {"optimizer": optimizer, "runs": len(group), "epochs": group[0].experiment.epochs}
         row["lr"] = group[0].experiment.lr
         for metric in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
             row |= _mean(metric, [final(run, metric) for run in group])
-        row |= _mean("mean_accuracy", [area_under_curve(run) for run in group])
+        row |= _mean("mean_accuracy", [area_under_curve(run) for run in group]) if along else {}
         row["seconds"] = _epoch_seconds(group)
         rows.append(row)
     return pd.DataFrame(rows)
@@ -113,7 +116,7 @@ FIGURES = {
 def differences(runs: Sequence[Run]) -> pd.DataFrame:
     """``PairedDifference`` of two optimizers in each of ``FIGURES``, a row a figure: ``difference``, its
     ``spread`` over pairs, intervals and p-values ``student`` and ``exact``, and whether it is ``proven``;
-    without a spread there is no ``student``.
+    without a spread there is no ``student``; no mean over the epochs of runs tested at their ends alone.
 
     The interval of the first, by which the verdict goes, holds with 95 %, those of the others with 95 % all
     together (Bonferroni).
@@ -121,9 +124,10 @@ def differences(runs: Sequence[Run]) -> pd.DataFrame:
     paired = pairs_of(runs)
     names = {"mean": "difference", "deviation": "spread", "p_value": "student_p"}
     names |= {"low": "student_low", "high": "student_high"}
-    rows = []
-    for figure, value in FIGURES.items():
-        level = 1 - 0.05 / (len(FIGURES) - 1 if rows else 1)
+    rows, along = [], tested_along(runs)
+    figures = {name: value for name, value in FIGURES.items() if along or name != "mean_accuracy"}
+    for figure, value in figures.items():
+        level = 1 - 0.05 / (len(figures) - 1 if rows else 1)
         found = describe_differences([value(a) - value(b) for a, b in paired], level)
         row = {"figure": figure} | found._asdict() | {"proven": found.proven}
         rows.append(row if found.spread else row | dict.fromkeys(("low", "high", "p_value"), np.nan))

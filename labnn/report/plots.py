@@ -143,9 +143,9 @@ def plot_accuracy_by_time(runs: Sequence[Run], ax: Axes | None = None) -> Axes:
     return _finished(ax)
 
 
-def plot_differences(runs: Sequence[Run], ax: Axes | None = None) -> Axes:
-    """The difference in test accuracy of each pair of two optimizers' runs, by seed, and the mean with its
-    interval.
+def plot_differences(runs: Sequence[Run], ax: Axes | None = None, planned: int = 2) -> Axes:
+    """The difference in test accuracy of each pair of two optimizers' runs, by seed, and, when there are
+    ``planned`` pairs, the mean with its interval.
     """
     ax = _axes(ax)
     first, second = by_optimizer(runs)
@@ -154,12 +154,14 @@ def plot_differences(runs: Sequence[Run], ax: Axes | None = None) -> Axes:
     for key, height in ((first, points.clip(lower=0)), (second, points.clip(upper=0))):
         own = {"color": color(key), "edgecolor": "white", "hatch": "//" if _place(key) % 2 else ""}
         ax.bar(pairs.index, height, label=words.title(key), **own)  # also of who never wins
-    if mean.pairs > 1:
+    ticks, names = [*range(len(pairs))], [*pairs["seed"]]
+    if mean.pairs >= planned:
         ends = 100 * np.array([[mean.mean - mean.low], [mean.high - mean.mean]])
         style = {"fmt": "ko", "capsize": 6, "label": "среднее и 95-процентный интервал"}
         ax.errorbar(len(pairs) + 0.5, 100 * mean.mean, ends, **style)
+        ticks, names = [*ticks, len(pairs) + 0.5], [*names, "среднее"]
     ax.axhline(0, color="black", linewidth=0.8)
-    ax.set_xticks([*range(len(pairs)), len(pairs) + 0.5], [*pairs["seed"], "среднее"])
+    ax.set_xticks(ticks, names)
     ax.margins(y=0.3)  # room for the legend
     ax.set(xlabel="зерно; цвет того, чья сеть точнее", ylabel="разность, п. п.")
     ax.set_title(f"{words.title(first)} минус {words.title(second)}, точность на тесте")

@@ -331,6 +331,11 @@ def area_under_curve(run: Run) -> float:
     return float(integrate.trapezoid(accuracy, epochs) / (epochs.iloc[-1] - epochs.iloc[0]))
 
 
+def tested_along(runs: Sequence[Run]) -> bool:
+    """Whether all ``runs`` were tested between their ends: two points make no mean over the epochs."""
+    return all(run.history["test_accuracy"].count() > 2 or len(run.history) <= 2 for run in runs)
+
+
 def reached(run: Run, accuracy: float) -> tuple[float, float]:
     """The first epoch whose test accuracy is at least ``accuracy`` and the seconds of training until its end;
     NaN if none is.

@@ -163,16 +163,14 @@ class Pairs(Memory):
         return [run for pair in pairs_of(runs) for run in pair] if frames.is_paired(runs) else []
 
     def tables(self, runs: list[Run]) -> dict[str, pd.DataFrame]:
-        seldom_tested = ["mean_accuracy", "mean_accuracy_deviation"]  # over epochs, of which two are tested
-        summary = frames.summary(runs).drop(columns=seldom_tested)
-        return {self.name: frames.pairs(runs), f"{self.name}_summary": summary}
+        return {self.name: frames.pairs(runs), f"{self.name}_summary": frames.summary(runs)}
 
     def texts(self, runs: list[Run]) -> dict[str, str]:
         told = {f"{self.name}_conditions": words.conditions(runs)}
         return told | {f"{self.name}_verdict": words.verdict_of(runs, self.seeds)}
 
     def figures(self, runs: list[Run]) -> dict[str, Figure]:
-        return {self.name: plots.plot_differences(runs).figure}
+        return {self.name: plots.plot_differences(runs, planned=self.seeds).figure}
 
 
 class Others(Study):
