@@ -160,3 +160,4 @@ def test_pairs_by_the_recipe_have_the_accuracies_and_p_values_of_statsmodels():
         told += [str(counts[0][1]), str(counts[1][0]), probability(mcnemar(counts, exact=True).pvalue)]
         expected.append((str(seed), *told))
     assert expected == list(shown("recipe_pairs").itertuples(index=False, name=None))
+    assert "Точность в среднем по эпохам, %" not in shown("recipe_pairs_summary")  # tested at its ends
