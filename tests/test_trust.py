@@ -405,6 +405,10 @@ def test_machines_that_differ_are_told_in_verdict_and_settings():
     mixed = [replace(run, environment=run.environment | card) for run in runs[:3]] + runs[3:]
     for text in (verdict(mixed), verdict(mixed, brief=True)):
         assert "на разных машинах" in text and "числа: bfloat16 и float32" in text
+    moved = [run for run in runs if run.experiment.seed]
+    by_pair = [replace(run, environment=run.environment | card) for run in moved]
+    by_pair += [run for run in runs if not run.experiment.seed]
+    assert "Пары обучены на разных машинах" in verdict(by_pair) and "часть разницы" not in verdict(by_pair)
     row = words.settings(mixed).set_index("Настройка").loc["Вычислитель", "Значение"]
     assert "NVIDIA A" in row and "CPU" in row and "PyTorch 2.8" in row and "PyTorch 2.9" in row
 

@@ -569,14 +569,21 @@ _ENVIRONMENT = {
 
 
 def _machines(runs: Sequence[Run]) -> str:
-    """In what the machines of ``runs`` differ; nothing if in nothing."""
+    """In what the machines of ``runs`` differ, and whether they do within pairs; nothing if in nothing."""
+    seeds: dict[int, set] = {}
+    for run in runs:
+        machine = tuple(str(run.environment.get(key, "—")) for key in _ENVIRONMENT)
+        seeds.setdefault(run.experiment.seed, set()).add(machine)
     found = []
     for key, name in _ENVIRONMENT.items():
         values = dict.fromkeys(str(run.environment.get(key, "—")) for run in runs)
         if len(values) > 1:
             found.append(f"{name}: {' и '.join(values)}")
-    differ = f" Прогоны сделаны на разных машинах ({'; '.join(found)}), часть разницы может быть от них."
-    return differ if found else ""
+    if not found:
+        return ""
+    if all(len(machines) == 1 for machines in seeds.values()):
+        return f" Пары обучены на разных машинах ({'; '.join(found)}), но обе сети пары — на одной."
+    return f" Прогоны сделаны на разных машинах ({'; '.join(found)}), часть разницы может быть от них."
 
 
 def conclusion(first: str, second: str, difference: PairedDifference, margin: float = MARGIN) -> str:
