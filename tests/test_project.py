@@ -72,6 +72,7 @@ def rebuilt(tmp_path_factory):
 
 MEASURED = ["throughput", "memory"]
 TABLES = ["headline", "ladder", "collapse", "signal", "causes", "settings", "variants", "levers"]
+TABLES += ["recipe_spread"]
 PAIRS = ["recipe_pairs", "recipe_pairs_summary", "recipe_pairs_verdict"]
 COMPARISON = ["verdict", "rates", "summary", "milestones", "pairs", "statistics", "other", "maximum"]
 

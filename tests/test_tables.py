@@ -9,7 +9,7 @@ from conftest import PROJECT
 from scipy import stats
 
 from labnn.experiment import Run
-from labnn.kit.numbers import percent, scientific
+from labnn.kit.numbers import number, percent, scientific
 from labnn.report import frames, words
 from labnn.report.studies import recorded
 from labnn.report.words import single_causes
@@ -156,6 +156,24 @@ def test_headline_is_the_original_against_ours():
     assert table["Точность, %"].tolist() == ["0,85", "10,00", "50,00", "90,00"]
     assert table["Снимков на тесте"].tolist() == ["8\u00a0041", "4", "4", "4"]
     assert table["Минут обучения"].tolist() == ["—", "1,0", "1,0", "1,0"]
+
+
+def test_seeds_of_one_recipe_are_a_row_of_their_means_and_none_is_chosen():
+    runs = [finished(accuracy, batch_norm=True, seed=seed) for seed, accuracy in enumerate((0.5, 0.7, 0.9))]
+    runs = [replace(run, data=run.data | {"test": 4}) for run in [*runs, finished(0.1)]]
+    ladder, headline = words.table(frames.ladder(runs)), words.table(frames.headline(runs))
+    assert ladder["Точность на тесте, %"].tolist() == ["10,00", "70,00 ± 20,00"]
+    assert headline["Точность, %"].tolist() == ["0,85", "10,00", "70,00 ± 20,00", "70,00 ± 20,00"]
+    assert headline["Прогонов"].tolist() == ["—", "1", "3", "3"]
+
+
+def test_spread_over_seeds_is_told_with_the_interval_of_the_mean():
+    shares = [0.5, 0.7, 0.9]
+    told = words.spread([finished(share, seed=seed) for seed, share in enumerate(shares)])
+    low, high = stats.t.interval(0.95, 2, np.mean(shares), stats.sem(shares))
+    assert "при 3 зёрнах 50,0…90,0 %, в среднем 70,0 %;" in told.replace("\u00a0", " ")
+    assert f"от {number(100 * low, 1)} до {percent(high, 1)}" in told
+    assert words.spread([finished(0.5)]).endswith("зерно одно, разброс не измерен.")
 
 
 def test_confused_pairs_count_both_ways_together():

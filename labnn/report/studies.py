@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -17,8 +18,10 @@ from labnn.kit.numbers import percent
 from labnn.report import frames, plots, words
 from labnn.report.statistics import (
     at_best_rates,
+    by_experiment,
     by_optimizer,
     comparable,
+    final,
     majority_share,
     pairs_of,
     same_settings,
@@ -26,7 +29,7 @@ from labnn.report.statistics import (
 from labnn.settings import ORIGINAL, Experiment, make_model
 
 Compared = tuple[list[Run], list[Run]]
-Tested = tuple[Run, pd.DataFrame]
+Tested = tuple[list[Run], pd.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -113,19 +116,21 @@ def start_signals(images: Tensor, labels: Tensor, num_classes: int) -> dict[str,
 
 
 class Recipe(Study):
-    """The best recipe, trained long: a run, and what the command ``variants`` found of its network."""
+    """The best recipe, trained long: its runs by seed, and what ``variants`` found of one network."""
 
     def load(self, runs_dir: str | Path) -> Tested | tuple[()]:
-        for run in super().load(runs_dir):
-            if (path := Path(runs_dir) / self.name / run.name / "variants.csv").is_file():
-                return run, pd.read_csv(path)
+        runs = super().load(runs_dir)
+        for run in runs:
+            if (path := self.folder(runs_dir) / run.name / "variants.csv").is_file():
+                return by_experiment(runs)[replace(run.experiment, seed=0)], pd.read_csv(path)
         return ()
 
     def tables(self, record: Tested) -> dict[str, pd.DataFrame]:
-        return {"settings": words.settings(record[:1]), "variants": record[1]}
+        return {"settings": words.settings(record[0]), "variants": record[1]}
 
     def texts(self, record: Tested) -> dict[str, str]:
-        return {"from_scratch": percent(record[0].history["test_accuracy"].iloc[-1], 1)}
+        accuracy = fmean(final(run, "test_accuracy") for run in record[0])
+        return {"from_scratch": percent(accuracy, 1), f"{self.name}_spread": words.spread(record[0])}
 
     def figures(self, record: Tested) -> dict[str, Figure]:
         return {}

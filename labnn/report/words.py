@@ -190,6 +190,7 @@ _TABLES: list[dict[str, tuple[str, Cell]]] = [
     },
     {  # ladder
         "change": (_CHANGE, _as(lambda change: change or "рецепт исходной работы")),
+        "runs": ("Прогонов", _as(round)),
         "epochs": ("Эпох", _as(round)),
         "minutes": ("Минут обучения", _decimals(1)),
         "test_loss": ("Потери на тесте", _decimals(3)),
@@ -198,6 +199,7 @@ _TABLES: list[dict[str, tuple[str, Cell]]] = [
     {  # headline
         "step": ("Что", _as(_STEPS.get)),
         "test_images": ("Снимков на тесте", _as(thousands)),
+        "runs": ("Прогонов", _decimals(0)),
         "test_accuracy": ("Точность, %", _PERCENT_2),
         "minutes": ("Минут обучения", _decimals(1)),
     },
@@ -404,6 +406,21 @@ def amsgrad(steps: pd.DataFrame, without_eps: pd.DataFrame) -> pd.DataFrame:
         ("проекция на допустимое множество", "есть", "нет", "у сети множество — всё пространство весов"),
     ]
     return pd.DataFrame(rows, columns=columns)
+
+
+def spread(runs: Sequence[Run]) -> str:
+    """How far the last accuracies of ``runs`` lie apart, which differ in the seed alone, and the 95 %
+    interval of their mean.
+    """
+    shares = [final(run, "test_accuracy") for run in runs]
+    if len(shares) == 1:
+        return f"Точность в последней эпохе {percent(shares[0], 1)}; зерно одно, разброс не измерен."
+    found = describe_differences(shares)
+    bounds = f"от {number(100 * found.low, 1)} до {percent(found.high, 1)}"
+    return (
+        f"Точность в последней эпохе при {len(shares)} зёрнах {_range(shares)}, в среднем "
+        f"{percent(found.mean, 1)}; 95-процентный интервал среднего по Стьюденту — {bounds}."
+    )
 
 
 # Settings that are one cause together; every other setting is a cause of its own.
