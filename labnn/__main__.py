@@ -65,9 +65,6 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     train = command(_train, "обучить одну сеть и записать прогон", out="data/runs")
-    train.add_argument(
-        "--crop-to-box", action=argparse.BooleanOptionalAction, default=True, help="кадр по рамке"
-    )
     train.add_argument("--skip-missing", action="store_true", help="пропускать снимки, которых нет в папке")
     _add_settings(train)
 
@@ -103,6 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--processes", default="1", help="сколько сетей обучать сразу; auto — измерить")
 
     add_threads(train, compare, study)
+    for trainer in (train, compare, study):
+        crop = {"action": argparse.BooleanOptionalAction, "default": True, "help": "кадр по рамке"}
+        trainer.add_argument("--crop-to-box", **crop)
     for many in (compare, study):
         words = "обучать на рабочих Dask; адрес его планировщика: tcp://МАШИНА:8786"
         many.add_argument("--cluster", metavar="АДРЕС", help=words)
@@ -221,7 +221,7 @@ def _compare(arguments: argparse.Namespace) -> None:
         arguments.weight_decay,
         arguments.margin / 100,
     )
-    data = open_dataset(arguments.data, crop_to_box=True)
+    data = open_dataset(arguments.data, crop_to_box=arguments.crop_to_box)
 
     def title(run: Run) -> str:
         return f"{method(run.experiment.optimizer).title}, {rate(run.experiment.lr)}, {_accuracy(run)}"
@@ -242,7 +242,8 @@ def _compare(arguments: argparse.Namespace) -> None:
 def _study(arguments: argparse.Namespace) -> None:
     from labnn.report.studies import STUDIES
 
-    study, data = STUDIES[arguments.name], open_dataset(arguments.data, crop_to_box=True)
+    study = STUDIES[arguments.name]
+    data = open_dataset(arguments.data, crop_to_box=arguments.crop_to_box)
     part, experiments = data.validation() if study.validation else data, study.experiments()
 
     def title(run: Run) -> str:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from conftest import PROJECT
 
 from labnn.__main__ import main
 from labnn.experiment import Experiment, Run, load_runs
@@ -26,6 +27,12 @@ def test_changes_of_a_study_are_real_and_different(name):
     study = STUDIES[name]
     words = [replace(study.base, **change).changes(study.base) for change in study.changes]
     assert all(words) and len(set(words)) == len(words)
+
+
+@pytest.mark.parametrize("name", ["recipe", "recipe_pairs", "levers", "causes", "beta2"])
+def test_recorded_runs_are_those_that_the_command_trains(name):
+    recorded = load_runs(PROJECT / "data" / "runs" / name)
+    assert recorded and {run.experiment for run in recorded} <= set(STUDIES[name].experiments())
 
 
 def record(folder, *experiments) -> None:
