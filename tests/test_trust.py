@@ -398,6 +398,12 @@ def test_runs_on_photos_replaced_since_are_no_pairs():
     assert "пар: 2" in verdict(runs[:2] + old)
 
 
+def test_a_probability_below_a_thousandth_is_no_equation():
+    good, better = [0.5, 0.51, 0.52, 0.53, 0.54, 0.55], [0.600, 0.611, 0.622, 0.630, 0.641, 0.652]
+    told = verdict(pairs_of_runs(better, good))
+    assert "p < 0,001 по Стьюденту, 0,031 по перестановкам знаков" in told
+
+
 def test_machines_that_differ_are_told_in_verdict_and_settings():
     runs = pairs_of_runs([0.60, 0.61, 0.63], [0.5, 0.51, 0.52])
     assert "машин" not in verdict(runs)

@@ -634,9 +634,10 @@ def _answer(first: str, second: str, difference: PairedDifference, brief: bool, 
     if difference.pairs < (needed := pairs_needed(difference.confidence)):
         return f"{evidence}. Пар слишком мало, для вывода нужно не меньше {needed}."
     student, signs = probability(difference.p_value), probability(difference.exact_p)
+    student = student if student.startswith("<") else f"= {student}"
     least = number(100 * difference.detectable, 1)
     return (
-        f"{evidence}, p = {student} по Стьюденту, {signs} по перестановкам знаков; "
+        f"{evidence}, p {student} по Стьюденту, {signs} по перестановкам знаков; "
         f"такое число пар с вероятностью 80 % обнаружило бы разницу от {least} пункта."
     ) + _more_pairs(difference, margin)
 
