@@ -419,6 +419,13 @@ def test_machines_that_differ_are_told_in_verdict_and_settings():
     assert "NVIDIA A" in row and "CPU" in row and "PyTorch 2.8" in row and "PyTorch 2.9" in row
 
 
+def test_machine_of_a_seed_without_a_pair_is_no_part_of_the_verdict():
+    runs = pairs_of_runs([0.60, 0.61, 0.63], [0.5, 0.51])
+    lone = [replace(run, environment={"device": "NVIDIA A"}) for run in runs if run.experiment.seed == 2]
+    assert len(lone) == 1
+    assert "машин" not in verdict([run for run in runs if run.experiment.seed != 2] + lone)
+
+
 def test_optimizers_of_one_title_stay_apart(monkeypatch):
     monkeypatch.setitem(OPTIMIZERS, "Adam", OPTIMIZERS["adam"].make)
     keys = ("adam", "Adam", "amsgrad")

@@ -296,7 +296,7 @@ STUDIES: dict[str, Study] = {
         Recipe(
             "recipe", replace(Experiment(), epochs=240, start_size=64, test_size=160, test_every=20), seeds=3
         ),
-        # What a longer recipe is made of: one part added or taken away.
+        # What a longer recipe is made of: one part added or taken away. PROTOCOL.md has the rest.
         Study(
             "levers",
             replace(Experiment(), image_size=64, test_size=0, epochs=14),
@@ -308,6 +308,11 @@ STUDIES: dict[str, Study] = {
                 {"cosine": 1.0},
                 {"ema_decay": 0.998},
                 {"start_size": 32},
+                {"batch_size": 64},
+                {"batch_size": 128},
+                {"weight_decay": 0.0},
+                {"weight_decay": 0.2},
+                {"epochs": 28},
             ],
             seeds=3,
             validation=True,

@@ -108,6 +108,18 @@ _STEPS = {
 # A table: a column of its frame (a deviation or an interval goes with it), its title, in which names of the
 # row's optimizers stand in braces, and how to write a cell. Where titles name {optimizer}, the rows of all
 # optimizers that have the first column in common are one.
+_SUMMARY: dict[str, tuple[str, Cell]] = {
+    "optimizer": ("Оптимизатор", _as(title)),
+    "runs": ("Прогонов", _as(round)),
+    "epochs": ("Эпох", _as(round)),
+    "lr": ("Скорость обучения", _as(rate)),
+    "train_loss": ("Потери на обучении", _decimals(3)),
+    "train_accuracy": ("Точность на обучении, %", _PERCENT),
+    "test_loss": ("Потери на тесте", _decimals(3)),
+    "test_accuracy": (_ACCURACY, _PERCENT),
+    "mean_accuracy": ("Точность в среднем по эпохам, %", _PERCENT),
+    "seconds": ("Секунд на эпоху, медиана", _decimals(1)),
+}
 _TABLES: list[dict[str, tuple[str, Cell]]] = [
     {  # epochs
         "epoch": ("Эпоха", _as(round)),
@@ -116,18 +128,9 @@ _TABLES: list[dict[str, tuple[str, Cell]]] = [
         "train_accuracy": ("Точность, %", _PERCENT_2),
         "test_accuracy": ("Тестовая точность, %", _PERCENT_2),
     },
-    {  # summary
-        "optimizer": ("Оптимизатор", _as(title)),
-        "runs": ("Прогонов", _as(round)),
-        "epochs": ("Эпох", _as(round)),
-        "lr": ("Скорость обучения", _as(rate)),
-        "train_loss": ("Потери на обучении", _decimals(3)),
-        "train_accuracy": ("Точность на обучении, %", _PERCENT),
-        "test_loss": ("Потери на тесте", _decimals(3)),
-        "test_accuracy": (_ACCURACY, _PERCENT),
-        "mean_accuracy": ("Точность в среднем по эпохам, %", _PERCENT),
-        "seconds": ("Секунд на эпоху, медиана", _decimals(1)),
-    },
+    _SUMMARY,
+    # the same of runs that are tested at their ends alone, which have no mean over the epochs
+    {name: cell for name, cell in _SUMMARY.items() if name != "mean_accuracy"},
     {  # rates
         "lr": ("Скорость обучения", _as(rate)),
         "accuracy": ("{optimizer}, %", lambda row, column: _PERCENT(row, column) + " ★" * row["best"]),
@@ -243,8 +246,6 @@ _TABLES: list[dict[str, tuple[str, Cell]]] = [
         "largest": ("Больше всего в классе", _as(round)),
     },
 ]
-# The summary of runs that are tested at their ends alone, which have no mean over the epochs.
-_TABLES.append({name: cell for name, cell in _TABLES[1].items() if name != "mean_accuracy"})
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -587,18 +588,17 @@ _ENVIRONMENT = {
 
 def _machines(runs: Sequence[Run]) -> str:
     """In what the machines of ``runs`` differ, and whether they do within pairs; nothing if in nothing."""
-    seeds: dict[int, set] = {}
-    for run in runs:
-        machine = tuple(str(run.environment.get(key, "—")) for key in _ENVIRONMENT)
-        seeds.setdefault(run.experiment.seed, set()).add(machine)
-    found = []
-    for key, name in _ENVIRONMENT.items():
-        values = dict.fromkeys(str(run.environment.get(key, "—")) for run in runs)
-        if len(values) > 1:
-            found.append(f"{name}: {' и '.join(values)}")
+    rows = [
+        {"seed": run.experiment.seed}
+        | {name: str(run.environment.get(key, "—")) for key, name in _ENVIRONMENT.items()}
+        for run in runs
+    ]
+    machines = pd.DataFrame(rows)
+    pairs = machines[machines.duplicated("seed", keep=False)].set_index("seed")  # a lone seed has no pair
+    found = [f"{name}: {' и '.join(own.unique())}" for name, own in pairs.items() if own.nunique() > 1]
     if not found:
         return ""
-    if all(len(machines) == 1 for machines in seeds.values()):
+    if (pairs.groupby("seed").nunique() == 1).all(axis=None):
         return f" Пары обучены на разных машинах ({'; '.join(found)}), но обе сети пары — на одной."
     return f" Прогоны сделаны на разных машинах ({'; '.join(found)}), часть разницы может быть от них."
 
@@ -633,11 +633,10 @@ def _answer(first: str, second: str, difference: PairedDifference, brief: bool, 
     evidence += f"{level} доверительный интервал {bounds}"
     if difference.pairs < (needed := pairs_needed(difference.confidence)):
         return f"{evidence}. Пар слишком мало, для вывода нужно не меньше {needed}."
-    student, signs = probability(difference.p_value), probability(difference.exact_p)
-    student = student if student.startswith("<") else f"= {student}"
+    student, signs = probability(difference.p_value, "p"), probability(difference.exact_p)
     least = number(100 * difference.detectable, 1)
     return (
-        f"{evidence}, p {student} по Стьюденту, {signs} по перестановкам знаков; "
+        f"{evidence}, {student} по Стьюденту, {signs} по перестановкам знаков; "
         f"такое число пар с вероятностью 80 % обнаружило бы разницу от {least} пункта."
     ) + _more_pairs(difference, margin)
 
