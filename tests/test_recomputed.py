@@ -89,6 +89,15 @@ def test_mcnemar_is_that_of_statsmodels(pairs):
         assert row["p (Макнемар)"] == probability(mcnemar(table, exact=True).pvalue)
 
 
+def test_spread_of_the_recipe_over_seeds_is_that_of_statsmodels():
+    found = DescrStatsW(records("recipe")["Точность на тесте, п. п."])
+    low, high = (number(end, 1) for end in found.tconfint_mean(0.05))
+    told = f"в среднем {number(found.mean, 1)} %; 95-процентный интервал среднего по Стьюденту — "
+    assert f"{told}от {low} до {high} %" in (RECORDED / "REPORT.md").read_text(encoding="utf-8")
+    headline = shown("headline").iloc[-1]
+    assert headline["Точность, %"] == f"{number(found.mean, 2)} ± {number(found.std_ddof(1), 2)}"
+
+
 @pytest.mark.parametrize("name", ["causes", "levers"])
 def test_every_change_has_the_mean_and_the_interval_of_statsmodels(name):
     """The rows are compared as a set: which change is which only our words say."""
