@@ -74,6 +74,7 @@ MEASURED = ["throughput", "memory"]
 TABLES = ["headline", "ladder", "collapse", "signal", "causes", "settings", "variants", "levers"]
 TABLES += ["recipe_spread"]
 PAIRS = ["recipe_pairs", "recipe_pairs_summary", "recipe_pairs_verdict"]
+PAIRS += ["short_memory", "short_memory_rates", "short_memory_verdict"]
 COMPARISON = ["verdict", "rates", "summary", "milestones", "pairs", "statistics", "other", "maximum"]
 
 
@@ -84,7 +85,7 @@ def test_report_states_the_figures_of_the_recorded_runs(name, blocks):
 
 def test_readme_states_the_figures_of_the_recorded_runs(blocks):
     stated = dict(re.findall(r"<!-- (\w+): begin -->\n(.*?)\n<!-- \1: end -->", README, re.S))
-    assert "verdict" in stated
+    assert {"verdict_brief", "recipe_pairs_verdict", "short_memory_brief"} <= set(stated)
     assert stated == {name: blocks[name] for name in stated}
 
 

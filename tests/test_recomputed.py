@@ -155,8 +155,9 @@ def test_other_optimizers_have_the_corrected_intervals_of_statsmodels():
     assert sorted(expected) == sorted(shown("optimizers")[columns].itertuples(index=False, name=None))
 
 
-def test_pairs_by_the_recipe_have_the_accuracies_and_p_values_of_statsmodels():
-    found, expected = records("recipe_pairs"), []
+@pytest.mark.parametrize("name, folder", [("recipe_pairs", ""), ("short_memory", "final")])
+def test_pairs_have_the_accuracies_and_p_values_of_statsmodels(name, folder):
+    found, expected, differences = records(f"{name}/{folder}"), [], []
     for seed, pair in found.groupby("seed"):
         pair = pair.set_index("optimizer")
         if len(pair) < 2:
@@ -168,5 +169,14 @@ def test_pairs_by_the_recipe_have_the_accuracies_and_p_values_of_statsmodels():
         told = [number(one, 1) for one in accuracies] + [signed(accuracies[0] - accuracies[1])]
         told += [str(counts[0][1]), str(counts[1][0]), probability(mcnemar(counts, exact=True).pvalue)]
         expected.append((str(seed), *told))
-    assert expected == list(shown("recipe_pairs").itertuples(index=False, name=None))
-    assert "Точность в среднем по эпохам, %" not in shown("recipe_pairs_summary")  # tested at its ends
+        differences.append(accuracies[0] - accuracies[1])
+    assert expected == list(shown(name).itertuples(index=False, name=None))
+    change = DescrStatsW(differences)
+    student = probability(change.ttest_mean(0)[1], "p")
+    verdict = f"{interval(*change.tconfint_mean(0.05), 1)}, {student} по Стьюденту, "
+    verdict += f"{probability(sign_flips(differences))} по перестановкам знаков"
+    assert verdict in (RECORDED / "REPORT.md").read_text(encoding="utf-8")
+
+
+def test_pairs_tested_at_their_ends_alone_have_no_mean_over_the_epochs():
+    assert "Точность в среднем по эпохам, %" not in shown("recipe_pairs_summary")

@@ -8,7 +8,7 @@ from conftest import PROJECT
 
 from labnn.__main__ import main
 from labnn.experiment import Experiment, Run, load_runs
-from labnn.report.studies import STUDIES, Pairs, Study, recorded
+from labnn.report.studies import STUDIES, Pairs, Study, Tuned, recorded
 from labnn.report.write import rewrite_blocks, write_report
 from labnn.train import HISTORY_COLUMNS
 
@@ -102,6 +102,18 @@ def test_runs_of_two_protocols_in_one_folder_are_not_mixed(tmp_path):
     [(study, (tuning, final))] = recorded(tmp_path)
     assert study.name == "mine" and len(final) == 4
     assert [run.experiment.epochs for run in tuning] == [1]
+
+
+def test_pairs_with_tuned_rates_answer_when_the_last_is_there(tmp_path):
+    study, names = Tuned("short", seeds=2), ("amsgrad", "adam")
+    record(tmp_path / "short" / "tuning", *(replace(SMALL, optimizer=name) for name in names))
+    told = []
+    for seed in range(2):
+        record(tmp_path / "short" / "final", *(replace(SMALL, optimizer=name, seed=seed) for name in names))
+        told.append(study.texts(study.load(tmp_path))["short_verdict"])
+    assert told[0].startswith("Готово пар: 1 из 2") and "лучше" not in told[0]
+    assert told[1].startswith("AMSGrad и Adam: разница не доказана")
+    assert list(study.tables(study.load(tmp_path))) == ["short", "short_rates"]
 
 
 def test_blocks_are_rewritten_and_the_rest_stays(tmp_path):

@@ -201,6 +201,21 @@ class Others(Study):
         return {}
 
 
+class Tuned(Others):
+    """Two optimizers, each with the rate that validation has chosen for it in one setting, as ``compare``
+    leaves them; no answer before the last of ``seeds`` pairs.
+    """
+
+    def tables(self, record: Compared) -> dict[str, pd.DataFrame]:
+        tuning, runs = record
+        return {self.name: frames.pairs(runs), f"{self.name}_rates": frames.rates(tuning)}
+
+    def texts(self, record: Compared) -> dict[str, str]:
+        told = {f"{self.name}_conditions": words.conditions(record[1])}
+        told |= {f"{self.name}_brief": words.verdict_of(record[1], self.seeds, brief=True)}
+        return told | {f"{self.name}_verdict": words.verdict_of(record[1], self.seeds)}
+
+
 class Ladder(Study):
     """From the original's recipe to the best: the AMSGrad runs of the folders ``steps`` on its photos."""
 
@@ -240,6 +255,7 @@ class Comparison(Study):
         tuning, runs = record
         texts = super().texts(runs) | {"verdict": words.verdict(runs), "maximum": words.maximum(runs)}
         texts |= {"other": words.other_differences(runs)} if frames.is_paired(runs) else {}
+        texts |= {"verdict_brief": words.verdict(runs, brief=True)}
         return texts | ({"stability": words.stability(tuning)} if tuning else {})
 
     def figures(self, record: Compared) -> dict[str, Figure]:
@@ -366,6 +382,8 @@ STUDIES: dict[str, Study] = {
             seeds=6,
             validation=True,
         ),
+        # One of its cells once more, with a rate chosen for each of the two. PROTOCOL.md has the rest.
+        Tuned("short_memory", seeds=6),
     )
 }
 

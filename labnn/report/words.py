@@ -529,12 +529,12 @@ def verdict(runs: Sequence[Run], *, brief: bool = False, margin: float = MARGIN)
     return " ".join(sentences) + (corrected if len(comparisons) > 1 else "") + _machines(runs)
 
 
-def verdict_of(runs: Sequence[Run], planned: int) -> str:
+def verdict_of(runs: Sequence[Run], planned: int, *, brief: bool = False) -> str:
     """``verdict`` of ``runs``, once all ``planned`` pairs are there; before, how many are, and no answer."""
     groups = by_optimizer(runs)
     ready = min(len(group) for group in groups.values())
     if ready >= planned:
-        return verdict(runs)
+        return verdict(runs, brief=brief)
     reached = [
         f"{title(key)} — {_range([final(run, 'test_accuracy') for run in group])}"
         for key, group in groups.items()

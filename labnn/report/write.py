@@ -136,5 +136,6 @@ def _section(study: Study, texts: dict[str, str], paths: Sequence[Path]) -> str:
     """What the report says of a study that its template does not know."""
     kind = "Сравнение" if isinstance(study, Comparison) else "Опыт"
     pictures = [f"![{path.stem}]({path.as_posix()})" for path in paths if path.suffix == ".png"]
-    shown = [text for name, text in texts.items() if text and not name.startswith("epochs-")]
+    again = ("epochs-", "verdict_brief")  # too long for a report, and said at length beside it
+    shown = [text for name, text in texts.items() if text and not name.startswith(again)]
     return "\n\n".join([f"## {kind} «{study.name}»", *pictures, *shown])
