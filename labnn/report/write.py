@@ -95,7 +95,7 @@ def inline(figure: Figure, alt: str, kind: str = "png") -> tuple[dict[str, str],
     plt.close(figure)
     picture = Image.open(drawn).convert("RGB")
     # At two pixels a point what JPEG loses at this quality is not seen.
-    (picture if kind == "jpeg" else picture.quantize(16)).save(packed, kind, optimize=True, quality=40)
+    (picture if kind == "jpeg" else picture.quantize(16)).save(packed, kind, optimize=True, quality=35)
     content = base64.b64encode(packed.getvalue()).decode()
     return {f"image/{kind}": content}, {f"image/{kind}": {"width": picture.width // 2, "alt": alt}}
 
