@@ -69,8 +69,8 @@ def _check(root: Path, official: pd.DataFrame) -> None:
         absent = [name for name in listing.names if not (listing.images_dir / name).is_file()]
         if names[0] != names[1] or counts != official[part].tolist() or absent:
             raise LabError(
-                f"В {root} не целый Stanford Cars: в части {part} снимков {len(listing.names) - len(absent)} из "
-                f"{official[part].sum()}, или классы не официальные; укажите другую папку."
+                f"В {root} не целый Stanford Cars (в части {part} не хватает снимков: {len(absent)}, или их "
+                "числа и классы не официальные): укажите другую папку."
             )
 
 
