@@ -97,10 +97,8 @@ def load_mat(file: Path, name: str) -> Any:
     from scipy.io import loadmat  # here: class folders need none of it
 
     try:
-        value = loadmat(file, simplify_cells=True)[name]
-        if name == "annotations":
-            return pd.DataFrame(value)
-        return [str(one) for one in np.atleast_1d(value)]
+        value = list(np.atleast_1d(loadmat(file, simplify_cells=True)[name]))  # one record comes bare
+        return pd.DataFrame(value) if name == "annotations" else list(map(str, value))
     except Exception as error:  # whatever the bytes of a damaged file led it to
         way_out = "возьмите официальный файл (формат MATLAB до v7.2) и проверьте корень набора"
         raise LabError(f"Файл разметки {file} не читается ({error}): {way_out}.") from error
@@ -119,7 +117,7 @@ def _listing(
         table = table[["fname", "class", *BOX]].astype({"fname": str})
         numbers = table[["class", *BOX]].astype(float)
         inside = ~table["fname"].str.contains(r"[/\\\0]|^\.*$")
-        fits = (numbers == numbers.round()).all(axis=1) & numbers["class"].between(1, most) & inside
+        fits = (numbers % 1 == 0).all(axis=1) & numbers["class"].between(1, most) & inside
     except (KeyError, TypeError, ValueError) as error:
         raise LabError(
             f"В файле разметки {file} нет меток или рамок числами ({error}): возьмите официальный файл с "
