@@ -97,6 +97,7 @@ def train_test(
     scaler = GradScaler(device.type, enabled=precision == "float16")
     if isinstance(optimizer, SGD):  # fused, it leaves the momentum unset where the first step is skipped
         optimizer._step_supports_amp_scaling = False
+    optimizer._opt_called = True  # else a schedule warns of the wrong order where the first step is skipped
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     loaders = train_loader, test_loader
     about = describe_training(**parts, criterion=criterion, ema_decay=ema_decay, loaders=loaders)

@@ -307,6 +307,14 @@ class Own(Dataset):
         return self.item(index)
 
 
+def fail_as_in_a_worker(index):
+    """A real worker that failed keeps its parent waiting for five seconds."""
+    try:
+        Image.open("no.jpg")
+    except FileNotFoundError:
+        torch._utils.ExceptionWrapper(where="in DataLoader worker process 0").reraise()
+
+
 class Tupled(nn.Module):
     def __init__(self):
         super().__init__()
@@ -332,7 +340,7 @@ MISTAKES = {
         f"NoneType.*{TAKES}",
     ),
     "a picture that a loader's worker does not find": (
-        lambda: train(train_loader=DataLoader(Own(lambda index: Image.open("no.jpg")), 4, num_workers=1)),
+        lambda: train(train_loader=DataLoader(Own(fail_as_in_a_worker), 4)),
         r"FileNotFoundError: .*no\.jpg.*проверьте названный файл",
     ),
     "a mistake in one's own transform": (

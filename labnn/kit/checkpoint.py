@@ -103,12 +103,9 @@ class Checkpoint:
             ) from error
         [now], earlier = self.made_by, state["made_by"]
         if now != earlier[-1]:
-            changed = [
-                f"{name}: {old} → {now.get(name)}"
-                for name, old in earlier[-1].items()
-                if old != now.get(name)
-            ]
-            say(f"Обучение продолжается в других условиях ({', '.join(changed)}).")
+            before = {name: value for name, value in earlier[-1].items() if value != now.get(name)}
+            changed = ", ".join(f"{name}: {value} → {now.get(name)}" for name, value in before.items())
+            say(f"Обучение продолжается в других условиях ({changed}).")
             earlier = [*earlier, now]
         self.made_by = earlier
         return state["rows"]
