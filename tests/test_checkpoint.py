@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from test_train import LABELS, PICTURES, loader, network, quiet, train
+from test_train import LABELS, PICTURES, interrupt_after, loader, network, quiet, train
 from torch import nn
 from torch.optim import SGD, Adam, lr_scheduler
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
@@ -17,19 +17,11 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, T
 from labnn import LabError, SqueezeNet
 
 
-def interrupt(epoch: int):
-    def progress(rows, epochs):
-        if len(rows) == epoch:
-            raise KeyboardInterrupt
-
-    return progress
-
-
 def assert_resumed_is_whole(go, folder) -> None:
     """``go(checkpoint, progress)`` trains four epochs from the same start."""
     whole = go(folder / "whole", quiet)
     with pytest.raises(KeyboardInterrupt):
-        go(folder / "parts", interrupt(2))
+        go(folder / "parts", interrupt_after(2))
     told = []
     resumed = go(folder / "parts", lambda rows, epochs: told.append(len(rows)))
     assert told == [3, 4]
@@ -93,7 +85,7 @@ def test_random_numbers_go_on_where_they_were(name, tmp_path):
 
 def test_training_stopped_after_its_last_epoch_still_tells_the_result(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        train(checkpoint=tmp_path / "c", progress=interrupt(2))
+        train(checkpoint=tmp_path / "c", progress=interrupt_after(2))
     told = []
     train(checkpoint=tmp_path / "c", progress=lambda rows, epochs: told.append(len(rows)))
     assert told == [2]

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import PROJECT
-from test_train import LABELS, PICTURES, network, quiet
+from test_train import LABELS, PICTURES, interrupt_after, network, quiet
 from torch import nn
 from torch.optim import SGD, Adam
 from torch.utils.data import DataLoader, TensorDataset
@@ -40,11 +40,6 @@ def learned(kind, epochs, folder=None, progress=quiet, optimizer=FUSED, **option
     return model, history.drop(columns="seconds")
 
 
-def interrupt(rows, epochs):
-    if len(rows) == 2:
-        raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_precision_learns_in_its_own_arithmetic(kind):
     met = set()
@@ -70,7 +65,7 @@ def test_interrupted_training_goes_on_to_the_same_history_in_every_precision(kin
     options = {"criterion": criterion or torch.nn.functional.cross_entropy, "ema_decay": 0.9}
     model, whole = learned(kind, 4, tmp_path / "whole", **options)
     with pytest.raises(KeyboardInterrupt):
-        learned(kind, 4, tmp_path, interrupt, **options)
+        learned(kind, 4, tmp_path, interrupt_after(2), **options)
     same, resumed = learned(kind, 4, tmp_path, **options)
     pd.testing.assert_frame_equal(resumed, whole, check_exact=True)
     assert all(torch.equal(*pair) for pair in zip(model.parameters(), same.parameters(), strict=True))
@@ -176,7 +171,7 @@ def test_threads_can_be_set_and_a_resumed_run_keeps_those_it_began_with(
     assert whole.environment["threads"] == 2 and torch.get_num_threads() == 1
     for seed in (0, 1):
         with pytest.raises(KeyboardInterrupt):
-            run("parts", seed, interrupt, threads=2)
+            run("parts", seed, interrupt_after(2), threads=2)
     resumed = run("parts")
     assert resumed.environment == whole.environment
     assert "других условиях" not in capsys.readouterr().out

@@ -169,7 +169,11 @@ def saved_environments(path: str | Path | None) -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """A ``state_dict``, or dicts and lists of such, whose numpy numbers and arrays are Python's."""
+    """A ``state_dict``, or dicts and lists of such, with tensors of the host, as a machine without the device
+    needs them, and Python's numbers and lists in place of numpy's.
+    """
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()
     if isinstance(value, dict):
