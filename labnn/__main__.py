@@ -28,7 +28,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     from labnn.report.protocol import GRID
     from labnn.report.statistics import MARGIN
-    from labnn.report.studies import STUDIES
+    from labnn.report.studies import studies
 
     parser = _Parser(prog="python -m labnn", description="SqueezeNet на Stanford Cars: AMSGrad и Adam.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="КОМАНДА", parser_class=_Parser)
@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--onnx", type=Path, help="записать сеть для других программ")
 
     study = command(_study, "обучить все сети опыта: по одной правке и вместе", out="data/runs")
-    trained = [name for name, study in STUDIES.items() if study.experiments()]
+    trained = [name for name, study in studies().items() if study.experiments()]
     study.add_argument("name", choices=trained, metavar="ОПЫТ", help=f"один из {', '.join(trained)}")
     study.add_argument("--processes", default="1", help="сколько сетей обучать сразу; auto — измерить")
 
@@ -107,14 +107,11 @@ def _parser() -> argparse.ArgumentParser:
         words = "обучать на рабочих Dask; адрес его планировщика: tcp://МАШИНА:8786"
         many.add_argument("--cluster", metavar="АДРЕС", help=words)
 
-    variants = command(_variants, "испытать обученную сеть: размер снимка на тесте, отражение")
-    variants.add_argument("--run", dest="folder", required=True, type=Path, help="папка записанного прогона")
-
     report = command(
         _report, "построить рисунки, таблицы и README по записям", "figures/recorded", device=False
     )
     report.add_argument("--runs", type=Path, default=RUNS, help="папка записей")
-    report.add_argument("--readme", type=Path, help="файл, в котором обновить числа; по умолчанию README.md")
+    report.add_argument("--readme", type=Path, help="файл, в котором обновить числа")
     report.add_argument("--html", type=Path, help="только сдать отчёт: выполненный блокнот одним файлом HTML")
     report.add_argument("--pdf", type=Path, help="то же в PDF, страницы A4; нужен Chromium")
     report.add_argument("--notebook", type=Path, default=Path("lab1.ipynb"), help="выполненный блокнот")
@@ -208,7 +205,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from labnn.report import frames, words
+    from labnn.report import records, tables, words
     from labnn.report.protocol import Protocol
     from labnn.report.write import write_comparison
 
@@ -229,48 +226,29 @@ def _compare(arguments: argparse.Namespace) -> None:
     options = _options(arguments, protocol.tuning()[0], data, title)
     tuned, final = len(protocol.tuning()), arguments.seeds * len(names)
     print(f"Прогонов: {tuned} для подбора скорости обучения и {final} для ответа", flush=True)
-    tuning = protocol.tune(data, arguments.out, **options)
-    print(f"\n{words.markdown(frames.rates(tuning))}\n\n{words.stability(tuning)}\n", flush=True)
-    runs = protocol.compare(tuning, data, arguments.out, **options)
+    trained = protocol.tune(data, arguments.out, **options)
+    tuning = records.table(trained)
+    print(f"\n{tables.markdown(tables.rates(tuning))}\n\n{words.stability(tuning)}\n", flush=True)
+    runs = records.table(protocol.compare(trained, data, arguments.out, **options))
     paths = write_comparison(runs, arguments.figures, tuning)
     print(
-        f"\n{words.markdown(frames.summary(runs))}\n\nРисунки и таблицы ({len(paths)}): {arguments.figures}"
+        f"\n{tables.markdown(tables.summary(runs))}\n\nРисунки и таблицы ({len(paths)}): {arguments.figures}"
     )
     print(words.verdict(runs, margin=protocol.margin))
 
 
 def _study(arguments: argparse.Namespace) -> None:
-    from labnn.report.studies import STUDIES
+    from labnn.report.studies import studies
 
-    study = STUDIES[arguments.name]
+    study = studies()[arguments.name]
     data = open_dataset(arguments.data, crop_to_box=arguments.crop_to_box)
     part, experiments = data.validation() if study.validation else data, study.experiments()
 
     def title(run: Run) -> str:
-        return f"{run.experiment.changes(study.base) or 'без правок'}, {_accuracy(run)}"
+        return f"{study.called(run)}, {_accuracy(run)}"
 
     options = _options(arguments, experiments[0], part, title)
     run_all(experiments, part, study.folder(arguments.out), **options)
-
-
-def _variants(arguments: argparse.Namespace) -> None:
-    from labnn.report import words
-    from labnn.report.variants import evaluate_variants, load_network
-
-    run = Run.load(arguments.folder)
-    data = open_dataset(arguments.data, crop_to_box=run.data["crop_to_box"])
-    if run.data["name"] == f"{data.name}-validation":
-        data = data.validation()
-    known = data.describe()
-    if any(run.data.get(key, known[key]) != known[key] for key in ("fingerprint", "content")):
-        raise LabError(
-            f"Прогон {arguments.folder} сделан на другом наборе, чем {arguments.data}: укажите его набор."
-        )
-    [device, *_], stem = _devices(arguments), run.name
-    weights = next(iter(sorted(arguments.cache.glob(f"{stem}-*.pt"))), arguments.cache / f"{stem}.pt")
-    table = evaluate_variants(run, data, load_network(run, weights, device), arguments.cache)
-    write_text(arguments.folder / "variants.csv", table.to_csv(index=False, lineterminator="\n"))
-    print(words.markdown(table))
 
 
 def _predict(arguments: argparse.Namespace) -> None:
@@ -300,8 +278,7 @@ def _report(arguments: argparse.Namespace) -> None:
         return _hand_in(arguments)
     from labnn.report.write import write_report
 
-    readme = Path("README.md") if arguments.runs == RUNS and Path("README.md").is_file() else None
-    print(*write_report(arguments.runs, arguments.out, arguments.readme or readme), sep="\n")
+    print(*write_report(arguments.runs, arguments.out, arguments.readme), sep="\n")
 
 
 def _hand_in(arguments: argparse.Namespace) -> None:

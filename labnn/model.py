@@ -63,7 +63,7 @@ class SqueezeNet(nn.Module):
 
     ``init`` "he": convolutions start from He et al. (2015, arXiv 1502.01852, eq. 10), the last from N(0,
     0.01) as in the paper's own configuration. "default": PyTorch's start, U(-a, a) with a = 1/sqrt(fan in),
-    too small for this depth: the signal dies before the last layer (``diagnose.signal_by_layer`` shows it).
+    too small for this depth: the signal dies before the last layer (``report.signal.signal_by_layer`` shows it).
 
     Raises ``LabError`` for values out of range.
     """
