@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from labnn.data import CarsData, ChanceLevels
+from labnn.data import CarsData
 from labnn.kit.numbers import interval, number, percent, probability, rate, signed, thousands
+from labnn.kit.watchers import ChanceLevels
 from labnn.report.records import RECIPE, SHARED, best_rates, by, changed, is_paired, pairs
 from labnn.report.statistics import Difference, describe, mcnemar
 from labnn.settings import Experiment

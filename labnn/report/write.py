@@ -14,6 +14,7 @@ from PIL import Image
 from labnn.kit.errors import LabError
 from labnn.kit.files import atomic_write, write_text
 from labnn.report import studies, words
+from labnn.report.statistics import MARGIN
 from labnn.report.studies import Study, Told, recorded
 from labnn.report.tables import markdown
 
@@ -51,11 +52,15 @@ def blocks(said: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     return {f"{study}.{what}": text for study, known in said.items() for what, text in known.items()}
 
 
-def write_comparison(runs: pd.DataFrame, folder: str | Path, tuning: pd.DataFrame) -> list[Path]:
-    """Writes figures and tables of ``records.table`` of one comparison and, where its rates were tuned, of
-    the runs that chose them, into ``folder``; returns the paths.
+def write_comparison(
+    found: pd.DataFrame, folder: str | Path, tuning: pd.DataFrame, margin: float = MARGIN
+) -> list[Path]:
+    """Writes the figures, tables and verdict of one comparison into ``folder``, from its ``records.table`` and
+    that of the runs that chose its rates; returns the paths. ``margin``: as for ``words.verdict``.
     """
-    return write(studies.compared(Study(""), runs, tuning), Path(folder))
+    folder = Path(folder)
+    verdict = write_text(folder / "verdict.md", words.verdict(found, margin) + "\n")
+    return [*write(studies.compared(Study(""), found, tuning), folder), verdict]
 
 
 def write(told: Told, folder: Path) -> list[Path]:
