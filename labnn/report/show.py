@@ -54,7 +54,9 @@ def table(frame: pd.DataFrame, caption: str) -> None:
 
 
 def text(written: str) -> None:
-    """Shows ``written``, Markdown, and itself where Markdown is not rendered; only there tables need their spaces."""
+    """Shows ``written``, Markdown, and itself where Markdown is not rendered; only there tables need their
+    spaces.
+    """
     small = re.sub(r"^\|.*", _tight, written, flags=re.M)
     display({"text/markdown": small, "text/plain": written}, raw=True)
 

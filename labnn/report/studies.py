@@ -2,18 +2,17 @@
 
 import tomllib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from labnn.experiment import Run, load_runs
 from labnn.kit.errors import LabError
-from labnn.kit.numbers import percent
 from labnn.report import plots, records, tables, words
 from labnn.report.records import by, is_paired
 from labnn.settings import ORIGINAL, Experiment
@@ -22,25 +21,28 @@ RUNS = Path(__file__).parents[2] / "data" / "runs"
 
 
 class Told(NamedTuple):
-    """What is shown of a study: tables and sentences by name, and figures that are drawn when called."""
+    """What is shown of a study: tables and sentences by name, figures that are drawn when called, and its
+    row in the table of all answers.
+    """
 
     tables: dict[str, pd.DataFrame]
     texts: dict[str, str]
     figures: dict[str, Callable[[], Figure]]
+    answer: tables.Answer | None = None
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study.toml: its fields are these, but ``name``, which is the name of its folder.
+    """A study.toml has these fields, but ``name``, which is the name of its folder.
 
     ``kind``: a key of ``KINDS``. It trains ``base``, which is called ``title``, and every one of ``changes``
     from it, each with ``seeds`` seeds; a study of pairs or cells trains all that with AMSGrad and with Adam.
     ``base`` is what differs from the default experiment, or with ``original = true`` from the original's; a
     change is a dictionary of settings and may have a ``title``. With ``validation`` networks are tested on a
-    part cut from the training one. ``runs``: other folders whose records belong to it too, by name, or as a
-    dictionary with conditions on columns of ``records.table``: ``{folder = "recipe", precision =
-    "bfloat16"}``. ``titles``: of the rungs of a ladder. Of the question "AMSGrad or Adam?": ``condition`` in
-    words, whether the rates were ``tuned``, and the ``role`` of the answer, a key of ``tables.ROLES``.
+    part cut from the training one. ``runs``: other folders whose records belong to it too, by name, or with
+    conditions on columns of ``records.table``: ``{ folder = "recipe", precision = "bfloat16" }``.
+    ``titles``: of the rungs of a ladder. Of the question "AMSGrad or Adam?": ``condition`` in words, whether
+    the rates were ``tuned``, and the ``role`` of the answer, a key of ``tables.ROLES``.
     """
 
     name: str
@@ -57,15 +59,13 @@ class Study:
     role: str = "exploratory"
 
     @classmethod
-    def read(cls, path: str | Path) -> "Study":
-        """The study of the file ``path``. Raises ``LabError`` for one that is none."""
+    def read(cls, path: Path) -> "Study":
+        """The study of the file ``path``. Raises ``LabError`` for one that describes none."""
         try:
-            told = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+            told = tomllib.loads(path.read_text(encoding="utf-8"))
             start, base = ORIGINAL if told.pop("original", False) else Experiment(), told.pop("base", None)
-            study = cls(Path(path).parent.name, **told)
-            study = study if base is None else replace(study, base=_changed(start, base))
-            study.experiments()
-            KINDS[study.kind], tables.ROLES[study.role]
+            study = cls(path.parent.name, base=None if base is None else _changed(start, base), **told)
+            KINDS[study.kind], tables.ROLES[study.role], study.experiments()
             return study
         except (tomllib.TOMLDecodeError, TypeError, KeyError) as error:
             raise LabError(f"Файл {path} не описывает опыт ({error}): исправьте его.") from error
@@ -91,9 +91,7 @@ class Study:
         return Path(runs_dir) / self.name / ("final" if self.kind in ("others", "comparison") else "")
 
     def load(self, runs_dir: str | Path) -> pd.DataFrame:
-        """Its records, those of the folders that ``runs`` names among them; ``change`` is what texts call
-        one.
-        """
+        """Its records and those that ``runs`` names; the column ``change`` is what texts call a run."""
         runs = load_runs(self.folder(runs_dir))
         for other in self.runs:
             wanted = dict(other) if isinstance(other, dict) else {"folder": other}
@@ -102,32 +100,30 @@ class Study:
                 found = found[found[name] == value]
             runs += list(found["run"])
         found = records.table(runs)
-        found["change"] = [self.called(run) for run in found["run"]]
-        return found
+        return found.assign(change=[self._called(run) for run in found["run"]])
 
-    def called(self, run: Run) -> str:
-        """What texts call a run of this study: the title of its change, or what differs from the base."""
+    def _called(self, run: Run) -> str:
+        """The title of the change that ``run`` has from the base, or what it has otherwise."""
         if self.base is None:
             return run.experiment.optimizer
-        told = {_changed(self.base, change): change["title"] for change in self.changes if "title" in change}
+        titles = {_changed(self.base, one): one["title"] for one in self.changes if "title" in one}
         either = {"optimizer": self.base.optimizer} if self.of_pairs else {}
-        one = replace(run.experiment, seed=self.base.seed, **either)
-        return told.get(one) or one.changes(self.base) or self.title or "исходный рецепт"
+        experiment = replace(run.experiment, seed=self.base.seed, **either)
+        return titles.get(experiment) or experiment.changes(self.base) or self.title or "без правок"
 
     def tell(self, runs_dir: str | Path = RUNS) -> Told | None:
         """Its records in ``runs_dir``, told; ``None`` where there is nothing to tell yet."""
-        found = self.load(runs_dir)
-        return KINDS[self.kind](self, found, self.tuning(runs_dir)) if len(found) else None
-
-    def tuning(self, runs_dir: str | Path) -> pd.DataFrame:
-        """The records that chose its rates; empty for a study without such."""
-        return records.load(self.folder(runs_dir).with_name("tuning"))
+        found, tuning = self.load(runs_dir), records.load(self.folder(runs_dir).with_name("tuning"))
+        return KINDS[self.kind](self, found, tuning) if len(found) else None
 
 
 def _changed(base: Experiment, change: dict) -> Experiment:
     """``base`` with a change; another optimizer comes with its own usual weight decay."""
     usual = {"weight_decay": None} if "optimizer" in change else {}
     return replace(base, **usual | {name: value for name, value in change.items() if name != "title"})
+
+
+# What is shown of a study of each kind, from its records and those that chose its rates.
 
 
 def changes(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told:
@@ -144,20 +140,17 @@ def collapse(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told:
 
 
 def recipe(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told:
-    """The best recipe, trained long, by its seeds."""
-    texts = {"accuracy": percent(found["test_accuracy"].mean(), 1), "spread": words.spread(found)}
-    return Told({"settings": tables.settings(found)}, texts, {})
+    """One recipe by its seeds."""
+    return Told({"settings": tables.settings(found)}, {"spread": words.spread(found)}, {})
 
 
 def ladder(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told:
-    """From the original's recipe to the best: runs of one optimizer's kin on the photos of the last of them."""
-    found = found[found["fingerprint"] == found["fingerprint"].iloc[-1]]
+    """From the original's recipe to the best: the AMSGrad runs on one set of photos."""
     found = found[found["optimizer"].str.endswith("amsgrad")]
     climb = tables.recipes(found)[::-1]
     if len(climb) == len(study.titles):
         climb = [part.assign(change=title) for part, title in zip(climb, study.titles, strict=True)]
-        found = pd.concat(climb)
-    shown = {"table": tables.ladder(found), "headline": tables.headline(found)}
+    shown = {"table": tables.ladder(pd.concat(climb)), "headline": tables.headline(found)}
     return Told(shown, {}, {"figure": partial(plots.plot_changes, climb)})
 
 
@@ -178,89 +171,74 @@ def others(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told | No
 
 def compared(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told | None:
     """Optimizers compared, with no answer before the last of ``seeds`` pairs."""
-    found, tuning = _one_protocol(found, tuning)
-    two = is_paired(found)
-    if study.kind == "pairs" and not two:
+    found, tuning = records.one_protocol(found, tuning)
+    if study.kind == "pairs" and not is_paired(found):
         return None
     shown = {"summary": tables.summary(found), "settings": tables.settings(found)}
     shown |= {f"epochs-{name}": tables.epochs(part) for name, part in by(found, "optimizer").items()}
-    shown |= {"rates": tables.rates(tuning)} if len(tuning) else {}
-    texts = {"conditions": words.conditions(found), "verdict": words.verdict_of(found, study.seeds)}
-    texts |= {"stability": words.stability(tuning)} if len(tuning) else {}
+    texts = {"conditions": words.conditions(found), "verdict": words.verdict(found, planned=study.seeds)}
     texts |= {"maximum": words.maximum(found), "learning": words.learning(found)}
-    figures = {"curves": partial(plots.plot_curves, found)}
-    if two:
+    figures, answer = {"curves": partial(plots.plot_curves, found)}, None
+    if len(tuning):
+        shown["rates"], texts["stability"] = tables.rates(tuning), words.stability(tuning)
+    if is_paired(found):
         shown["pairs"] = tables.pair_rows(found)
         figures["answer"] = partial(plots.plot_answer, tuning, found, study.seeds)
+        if study.condition:
+            own = study.condition, records.pairs(found), study.seeds, study.tuned, study.role
+            answer = tables.Answer(*own)
     if texts["maximum"]:
         figures["maximum"] = partial(plots.plot_maximum, tables.maximum(found))
-    return Told(shown, texts, figures)
-
-
-def _one_protocol(found: pd.DataFrame, tuning: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Of several protocols in a folder the one with most runs, and the runs that chose its rates."""
-    found = records.comparable(records.at_best_rates(found, tuning))[0]
-    return found, records.same_settings(tuning, found)
+    return Told(shown, texts, figures, answer)
 
 
 KINDS: dict[str, Callable[[Study, pd.DataFrame, pd.DataFrame], Told | None]] = {
-    "changes": changes,
-    "collapse": collapse,
-    "recipe": recipe,
-    "ladder": ladder,
-    "cells": cells,
-    "others": others,
-    "pairs": compared,
-    "comparison": compared,
-}
-
-
-def answers(runs_dir: str | Path) -> Told | None:
-    """What all studies with a ``condition`` answer to "AMSGrad or Adam?", in one table and one sentence."""
-    known = []
-    for study in studies(runs_dir).values():
-        found = study.load(runs_dir) if study.condition else ()
-        if len(found):
-            found, _ = _one_protocol(found, study.tuning(runs_dir))
-            if is_paired(found):
-                paired = records.pairs(found)
-                known.append(tables.Answer(study.condition, paired, study.seeds, study.tuned, study.role))
-    if not known:
-        return None
-    shown = tables.answers(known)
-    short = ["Условие", "Разность, п. п. [95 %]", "Скорость подобрана"]
-    return Told({"table": shown, "short": shown[short]}, {"sentence": words.answers(known)}, {})
-
-
-def signal(runs_dir: str | Path) -> Told | None:
-    """``start_signals`` of real photos, measured into signal.csv."""
-    path = Path(runs_dir) / "signal.csv"
-    if not path.is_file():
-        return None
-    signals = {title: part for title, part in pd.read_csv(path).groupby("network", sort=False)}
-    return Told({}, {}, {"figure": partial(plots.plot_signals, signals)})
+    one.__name__: one for one in (changes, collapse, recipe, ladder, cells, others)
+} | {"pairs": compared, "comparison": compared}
 
 
 def studies(runs_dir: str | Path = RUNS) -> dict[str, Study]:
-    """By name: every folder of ``runs_dir`` with a study.toml, and comparisons of one's own, which have none."""
-    runs_dir = Path(runs_dir)
-    known = {path.parent.name: Study.read(path) for path in sorted(runs_dir.glob("*/study.toml"))}
-    own = {path.parent.name for path in runs_dir.glob("*/final")} - set(known)
+    """By name: every folder of ``runs_dir`` with a study.toml, and one's own comparisons, without any."""
+    known = {path.parent.name: Study.read(path) for path in sorted(Path(runs_dir).glob("*/study.toml"))}
+    own = {path.parent.name for path in Path(runs_dir).glob("*/final")} - set(known)
     return known | {name: Study(name) for name in sorted(own)}
 
 
 def told(name: str, runs_dir: str | Path = RUNS) -> Told | None:
-    """One study of ``recorded``, without reading the others."""
-    others = {"answers": answers, "signal": signal}
-    return others[name](runs_dir) if name in others else studies(runs_dir)[name].tell(runs_dir)
+    """What ``recorded`` has under ``name``, without reading the other records."""
+    known = studies(runs_dir)
+    if name == "signal":
+        return signal(runs_dir)
+    if name == "answers":
+        return answers([study.tell(runs_dir) for study in known.values() if study.condition])
+    return known[name].tell(runs_dir)
+
+
+def answers(known: Iterable[Told | None]) -> Told | None:
+    """The answers of all studies to "AMSGrad or Adam?" in one table and one sentence."""
+    rows = [one.answer for one in known if one and one.answer]
+    if not rows:
+        return None
+    shown = tables.answers(rows)
+    short = shown[["Условие", "Разность, п. п. [95 %]", "Скорость подобрана"]]
+    return Told({"table": shown, "short": short}, {"sentence": words.answers(rows)}, {})
+
+
+def signal(runs_dir: str | Path) -> Told | None:
+    """``start_signals`` of real photos, which data/measure/start_signal.py writes into signal.csv."""
+    path = Path(runs_dir) / "signal.csv"
+    if not path.is_file():
+        return None
+    signals = dict(list(pd.read_csv(path).groupby("network", sort=False)))
+    return Told({}, {}, {"figure": partial(plots.plot_signals, signals)})
 
 
 def recorded(runs_dir: str | Path = RUNS) -> dict[str, Told]:
     """All that is recorded in ``runs_dir``, told, by name: the studies, their ``answers`` together, the
     ``signal``, and groups of comparable runs in ``runs_dir`` itself, called by their data set.
     """
-    found: dict[str, Any] = {name: study.tell(runs_dir) for name, study in studies(runs_dir).items()}
-    found |= {"answers": answers(runs_dir), "signal": signal(runs_dir)}
+    found = {name: study.tell(runs_dir) for name, study in studies(runs_dir).items()}
+    found |= {"answers": answers(found.values()), "signal": signal(runs_dir)}
     met: Counter[str] = Counter()
     for group in records.comparable(records.load(runs_dir)):
         name = group["run"].iloc[0].data["name"]

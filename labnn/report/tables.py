@@ -1,7 +1,9 @@
-"""The tables as a reader sees them: a table is a list of columns, a row is written from some of the records."""
+"""The tables as a reader sees them: a table is a list of columns, a row is written from some of the records.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import astuple
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -9,7 +11,7 @@ import pandas as pd
 from labnn.data import CarsData
 from labnn.kit.numbers import interval, number, percent, probability, rate, signed, thousands
 from labnn.kit.watchers import ChanceLevels
-from labnn.report.records import RECIPE, SHARED, best_rates, by, changed, is_paired, pairs
+from labnn.report.records import best_rates, by, changed, is_paired, pairs
 from labnn.report.statistics import Difference, describe, mcnemar
 from labnn.settings import Experiment
 
@@ -161,7 +163,8 @@ def points(found: Difference | None) -> str:
 
 
 def against(part: pd.DataFrame, base: pd.DataFrame, confidence: float = 0.95) -> Difference | None:
-    """The difference in last test accuracy of ``part`` from ``base`` over shared seeds; ``None`` without any."""
+    """The difference in last test accuracy of ``part`` from ``base`` over shared seeds; ``None`` without any.
+    """
     ours, theirs = (runs.set_index("seed")["test_accuracy"] for runs in (part, base))
     shared = (ours - theirs).dropna()
     return describe(shared, confidence) if len(shared) and not part.index.equals(base.index) else None
@@ -169,7 +172,7 @@ def against(part: pd.DataFrame, base: pd.DataFrame, confidence: float = 0.95) ->
 
 def recipes(found: pd.DataFrame) -> list[pd.DataFrame]:
     """The parts of ``found`` that differ in the seed alone, the most accurate first."""
-    return sorted(by(found, *RECIPE).values(), key=lambda part: -part["test_accuracy"].mean())
+    return sorted(by(found, "recipe").values(), key=lambda part: -part["test_accuracy"].mean())
 
 
 def changes(found: pd.DataFrame, base: Experiment) -> pd.DataFrame:
@@ -188,7 +191,8 @@ def ladder(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def headline(found: pd.DataFrame) -> pd.DataFrame:
-    """What the original published; of ``found`` the least accurate without and with batch norm, and the best."""
+    """What the original published; of ``found`` the least accurate without and with batch norm, and the best.
+    """
     climb = recipes(found)[::-1]
     steps = [next(part for part in climb if part["batch_norm"].iloc[0] == norm) for norm in (False, True)]
     names = ["её рецепт, повторён", "+ пакетная нормализация", "полный рецепт"]
@@ -224,8 +228,9 @@ def cell_pairs(found: pd.DataFrame) -> dict[str, tuple[pd.DataFrame, Difference]
     """Pairs and their difference by cell, runs that share all but optimizer and seed, called by their
     ``change``; the intervals of all cells hold together with 95 % (Bonferroni).
     """
-    cells = [part for _, part in sorted(by(found, "lr", *SHARED).items()) if is_paired(part)]
-    paired, level = [pairs(part) for part in cells], 1 - 0.05 / max(len(cells), 1)
+    cells = sorted(by(found, "lr", "shared").items(), key=lambda cell: (cell[0][0], astuple(cell[0][1])))
+    paired = [pairs(part) for _, part in cells if is_paired(part)]
+    level = 1 - 0.05 / max(len(paired), 1)
     return {part["change_first"].iloc[0]: (part, describe(gap(part), level)) for part in paired}
 
 

@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from labnn.kit import numbers
 from labnn.kit.errors import check
 from labnn.report import tables
-from labnn.report.records import MACHINE, RECIPE, best_rates, by, changed, learned_interval, pairs
+from labnn.report.records import MACHINE, best_rates, by, changed, learned_interval, pairs
 from labnn.report.statistics import MARGIN, describe, pairs_needed, pairs_to_decide
 from labnn.settings import Experiment, method
 from labnn.train import FIGURES
@@ -22,7 +22,8 @@ from labnn.train import FIGURES
 
 @cache
 def templates() -> Environment:
-    """Jinja's templates of this folder, with numbers written the Russian way: ``{{ 0.314 | percent(1) }}``."""
+    """Jinja's templates of this folder, with numbers written the Russian way: ``{{ 0.314 | percent(1) }}``.
+    """
     options = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     made = Environment(loader=FileSystemLoader(Path(__file__).parent), **options)
     names = ("number", "signed", "rate", "percent", "interval", "probability", "thousands")
@@ -56,19 +57,24 @@ def _in_common(values: Iterable[str]) -> str:
     return usual + (f" ({', '.join(told)})" if told else "")
 
 
-def verdict(found: pd.DataFrame, margin: float = MARGIN) -> str:
-    """The answer to "which optimizer is better?", from the test accuracies of the last epochs.
+def verdict(found: pd.DataFrame, margin: float = MARGIN, planned: int = 0) -> str:
+    """The answer to "which optimizer is better?", from the test accuracies of the last epochs; before all
+    ``planned`` pairs are there only how many are.
 
     For every two optimizers one of four: the first or the second is more accurate, they are equal in practice
     (the whole interval inside ``margin``, a share), or no difference is proven; with the numbers behind it.
     The intervals of several comparisons hold together with 95 % (Bonferroni).
     """
     check("margin", margin, float, 0, 1)
-    titles = list(by(found, "title"))
-    two = list(combinations(titles, 2))
+    groups = by(found, "title")
+    ready = min(map(len, groups.values()), default=0)
+    if ready < planned:
+        reached = [f"{title} — {_span(part)}" for title, part in groups.items()]
+        return say("waiting", ready=ready, planned=planned, reached=reached)
+    two = list(combinations(groups, 2))
     confidence = 1 - 0.05 / max(len(two), 1)
     comparisons = [_compared(found, first, second, confidence, margin) for first, second in two]
-    facts = {"titles": titles, "comparisons": comparisons, "margin": margin}
+    facts = {"titles": list(groups), "comparisons": comparisons, "margin": margin}
     return say("verdict", enough=pairs_needed(confidence), **facts, **_machines(found))
 
 
@@ -99,23 +105,14 @@ def _machines(found: pd.DataFrame) -> dict:
     return {"machines": told, "within_pairs": within}
 
 
-def verdict_of(found: pd.DataFrame, planned: int) -> str:
-    """``verdict`` once all ``planned`` pairs are there; before, how many are, and no answer."""
-    groups = by(found, "title")
-    ready = min(map(len, groups.values()), default=0)
-    reached = [f"{title} — {_span(part)}" for title, part in groups.items()]
-    return (
-        verdict(found) if ready >= planned else say("waiting", ready=ready, planned=planned, reached=reached)
-    )
-
-
 def _span(part: pd.DataFrame) -> str:
     ends = part["test_accuracy"].min(), part["test_accuracy"].max()
     return f"{'…'.join(dict.fromkeys(numbers.number(100 * end, 1) for end in ends))} %"
 
 
 def answers(known: Sequence[tables.Answer]) -> str:
-    """The answer in one breath: the conclusion of the main conditions, the intervals of the exploratory ones."""
+    """The answer in one breath: the conclusion of the main conditions, the intervals of the exploratory ones.
+    """
     told: dict[str, list] = {role: [] for role in tables.ROLES}
     for one in known:
         if one.difference is not None and one.difference.spread:
@@ -161,7 +158,7 @@ _CAUSES = {"lr": "rate", "schedule": "rate"} | dict.fromkeys(("min_crop_area", "
 def single_causes(found: pd.DataFrame, base: Experiment) -> str:
     """Which causes, changed alone from ``base``, were enough for all seeds to learn, and which not."""
     told: dict[bool, list[str]] = {True: [], False: []}
-    for part in by(found, *RECIPE).values():
+    for part in by(found, "recipe").values():
         names = set(changed(part["run"].iloc[0], base)) - {"test_every"}
         if len({_CAUSES.get(name, name) for name in names}) == 1:
             told[bool(part["learns"].all())].append(part["change"].iloc[0])

@@ -55,8 +55,8 @@ def blocks(said: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
 def write_comparison(
     found: pd.DataFrame, folder: str | Path, tuning: pd.DataFrame, margin: float = MARGIN
 ) -> list[Path]:
-    """Writes the figures, tables and verdict of one comparison into ``folder``, from its ``records.table`` and
-    that of the runs that chose its rates; returns the paths. ``margin``: as for ``words.verdict``.
+    """Writes the figures, tables and verdict of one comparison into ``folder``, from its ``records.table``
+    and that of the runs that chose its rates; returns the paths. ``margin``: as for ``words.verdict``.
     """
     folder = Path(folder)
     verdict = write_text(folder / "verdict.md", words.verdict(found, margin) + "\n")
