@@ -138,7 +138,7 @@ def _plot_rates(tuning: pd.DataFrame, ax: Axes) -> None:
 def _plot_differences(found: pd.DataFrame, ax: Axes, planned: int) -> None:
     paired = pairs(found)
     first, second = by(found, "optimizer")
-    points = 100 * tables.gap(paired)
+    points = 100 * paired["difference"]
     for name, height in ((first, points.clip(lower=0)), (second, points.clip(upper=0))):
         own = {"color": method(name).color, "edgecolor": "white", "hatch": "//" if _place(name) % 2 else ""}
         ax.bar(paired.index, height, label=f"точнее {method(name).title}", **own)  # also of who never is

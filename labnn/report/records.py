@@ -102,8 +102,8 @@ def by(found: pd.DataFrame, *names: str) -> dict:
 
 def pairs(found: pd.DataFrame) -> pd.DataFrame:
     """A row a pair, by seed: runs of the two optimizers of ``found`` that share the seed, the photos and all
-    settings but rate and decay. Columns end in ``_first`` and ``_second``; a run without a partner, or with a
-    figure that is no number, is left out.
+    settings but rate and decay. Columns end in ``_first`` and ``_second``; ``difference`` is that of their
+    last test accuracies. A run without a partner, or with a figure that is no number, is left out.
 
     Raises ``LabError`` where there are not two optimizers, no pair is left, or a seed has several.
     """
@@ -126,7 +126,7 @@ def pairs(found: pd.DataFrame) -> pd.DataFrame:
     contents = paired[["content_first", "content_second"]].replace("", np.nan).dropna()
     if (contents["content_first"] != contents["content_second"]).any():
         raise LabError("Прогоны двух оптимизаторов сделаны на разных снимках: обучите оба на одном наборе.")
-    return paired
+    return paired.assign(difference=paired["test_accuracy_first"] - paired["test_accuracy_second"])
 
 
 def is_paired(found: pd.DataFrame) -> bool:

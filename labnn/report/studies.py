@@ -22,13 +22,13 @@ RUNS = Path(__file__).parents[2] / "data" / "runs"
 
 class Told(NamedTuple):
     """What is shown of a study: tables and sentences by name, figures that are drawn when called, and its
-    row in the table of all answers.
+    ``tables.answer`` to the question of all.
     """
 
     tables: dict[str, pd.DataFrame]
     texts: dict[str, str]
     figures: dict[str, Callable[[], Figure]]
-    answer: tables.Answer | None = None
+    answer: pd.DataFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Study:
     part cut from the training one. ``runs``: other folders whose records belong to it too, by name, or with
     conditions on columns of ``records.table``: ``{ folder = "recipe", precision = "bfloat16" }``.
     ``titles``: of the rungs of a ladder. Of the question "AMSGrad or Adam?": ``condition`` in words, whether
-    the rates were ``tuned``, and the ``role`` of the answer, a key of ``tables.ROLES``.
+    the rates were ``tuned``, and the ``role`` of the answer, "main" or "exploratory".
     """
 
     name: str
@@ -65,7 +65,7 @@ class Study:
             told = tomllib.loads(path.read_text(encoding="utf-8"))
             start, base = ORIGINAL if told.pop("original", False) else Experiment(), told.pop("base", None)
             study = cls(path.parent.name, base=None if base is None else _changed(start, base), **told)
-            KINDS[study.kind], tables.ROLES[study.role], study.experiments()
+            KINDS[study.kind], study.experiments()
             return study
         except (tomllib.TOMLDecodeError, TypeError, KeyError) as error:
             raise LabError(f"Файл {path} не описывает опыт ({error}): исправьте его.") from error
@@ -156,17 +156,19 @@ def ladder(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told:
 
 def cells(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told:
     """Pairs of AMSGrad and Adam in cells of the changes."""
-    texts = {"conditions": words.conditions(found), "verdict": words.cells(found)}
-    return Told({"table": tables.cells(found)}, texts, {})
+    parts = tables.cell_pairs(found)
+    texts = {"conditions": words.conditions(found), "verdict": words.cells(parts)}
+    return Told({"table": tables.cells(parts)}, texts, {})
 
 
 def others(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told | None:
     """Other optimizers beside the base's."""
     if found["optimizer"].nunique() < 2:
         return None
+    parts = tables.ranked(tuning, found, study.base.optimizer)
     texts = {"conditions": words.conditions(found), "stability": words.stability(tuning)}
-    texts["answer"] = words.others(tuning, found, study.base.optimizer)
-    return Told({"table": tables.others(tuning, found, study.base.optimizer)[0]}, texts, {})
+    texts["answer"] = words.others(parts, study.base.optimizer)
+    return Told({"table": tables.others(parts)}, texts, {})
 
 
 def compared(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told | None:
@@ -185,8 +187,7 @@ def compared(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told | 
         shown["pairs"] = tables.pair_rows(found)
         figures["answer"] = partial(plots.plot_answer, tuning, found, study.seeds)
         if study.condition:
-            own = study.condition, records.pairs(found), study.seeds, study.tuned, study.role
-            answer = tables.Answer(*own)
+            answer = tables.answer(found, study.condition, study.seeds, study.tuned, study.role)
     if texts["maximum"]:
         figures["maximum"] = partial(plots.plot_maximum, tables.maximum(found))
     return Told(shown, texts, figures, answer)
@@ -216,7 +217,7 @@ def told(name: str, runs_dir: str | Path = RUNS) -> Told | None:
 
 def answers(known: Iterable[Told | None]) -> Told | None:
     """The answers of all studies to "AMSGrad or Adam?" in one table and one sentence."""
-    rows = [one.answer for one in known if one and one.answer]
+    rows = [one.answer for one in known if one and one.answer is not None]
     if not rows:
         return None
     shown = tables.answers(rows)

@@ -1,10 +1,9 @@
-"""The tables as a reader sees them: a table is a list of columns, a row is written from some of the records.
-"""
+"""Tables as a reader sees them: a table is a list of columns, a row is written from some of the records."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
@@ -48,14 +47,22 @@ def epoch_seconds(part: pd.DataFrame) -> str:
     return number(pd.concat([run.history["seconds"] for run in part["run"]]).median(), 1)
 
 
-def _mcnemar(place: int, write: Callable = lambda value: value) -> Column:
-    """A part of ``mcnemar`` of the two networks of a pair."""
-    return lambda pair: write(
-        mcnemar(pair["run_first"].iloc[0].predictions, pair["run_second"].iloc[0].predictions)[place]
-    )
+def tuned_rates(paired: pd.DataFrame) -> str:
+    """Whether the rates of pairs were tuned for each optimizer, and which they are."""
+    lrs = dict.fromkeys(rate(paired[name].iloc[0]) for name in ("lr_first", "lr_second"))
+    return f"{'да' if paired['tuned'].iloc[0] else 'нет'}: {' и '.join(lrs)}"
 
 
-# Every column by its title; {first} and {second} are the two optimizers of a row of pairs.
+def points(found: Difference | None) -> str:
+    """A difference in percentage points and its interval, «−2,0 [−2,5; −1,5]»; nothing of ``None``."""
+    if found is None:
+        return ""
+    bounds = f" {interval(100 * found.low, 100 * found.high, 1)}"
+    return signed(100 * found.mean) + (bounds if found.spread else "")
+
+
+# Every column by its title. A ``change``, ``gap`` (``Difference``) and such are put to the records by whoever
+# makes the table; {first} and {second} are the titles of the two optimizers of pairs.
 COLUMNS: dict[str, Column] = {
     "Оптимизатор": first("title"),
     "Что изменено": first("change"),
@@ -70,6 +77,9 @@ COLUMNS: dict[str, Column] = {
     "Точность на тесте, %": spread("test_accuracy", 1, 100),
     "Точность, %": spread("test_accuracy", 1, 100),
     "Точность в среднем по эпохам, %": spread("mean_accuracy", 1, 100),
+    "Разность точности [95 %]": first("gap", points),
+    "Разность точности [95 % вместе]": first("gap", points),
+    "На проверке при разных скоростях, %": first("tried"),
     "Секунд на эпоху, медиана": epoch_seconds,
     "Минут обучения": mean("minutes", 1),
     "Снимков на тесте": first("run", lambda run: thousands(run.data["test"])),
@@ -77,15 +87,21 @@ COLUMNS: dict[str, Column] = {
     "Самый частый ответ": first("top_share", lambda share: f"{percent(share, 1)} снимков"),
     "Разных ответов": first("answers"),
     # of pairs
+    "Условие": first("condition"),
     "Зерно": first("seed"),
     "Пар": len,
     "{first}, %": mean("test_accuracy_first", 1, 100),
     "{second}, %": mean("test_accuracy_second", 1, 100),
-    "Разность": lambda pair: signed(100 * gap(pair).iloc[0]),
-    "Верно только у {first}": _mcnemar(0),
-    "Верно только у {second}": _mcnemar(1),
-    "p (Макнемар)": _mcnemar(2, probability),
+    "Разность": first("difference", lambda share: signed(100 * share)),
+    "Разность, п. п. [интервал]": first("gap", points),
+    "Разность, п. п. [95 %]": first("told"),
+    "p (перестановки знаков)": first("gap", lambda gap: probability(gap.exact_p)),
+    "Верно только у {first}": first("only_first"),
+    "Верно только у {second}": first("only_second"),
+    "p (Макнемар)": first("mcnemar", probability),
     "Весов, у которых максимум ограничивает шаг": lambda part: percent(part["held_first"].mean(), 1),
+    "Скорость подобрана": tuned_rates,
+    "Роль": first("role", {"main": "главный", "exploratory": "разведочный"}.get),
     # of an epoch
     "Эпоха": first("epoch"),
     "Время обучения, с": mean("seconds", 2),
@@ -142,32 +158,30 @@ def rates(tuning: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def gap(paired: pd.DataFrame) -> pd.Series:
-    """First minus second in the last epoch's test accuracy, a value a pair."""
-    return paired["test_accuracy_first"] - paired["test_accuracy_second"]
-
-
 def pair_rows(found: pd.DataFrame) -> pd.DataFrame:
     """The pairs behind a verdict, a row a seed; McNemar's test is of the two networks alone."""
-    paired, titles = pairs(found), ["Зерно", "{first}, %", "{second}, %", "Разность"]
+    paired = pairs(found)
+    runs = zip(paired["run_first"], paired["run_second"], strict=True)
+    tested = [mcnemar(one.predictions, other.predictions) for one, other in runs]
+    paired[["only_first", "only_second", "mcnemar"]] = pd.DataFrame(tested, dtype=object)
+    titles = ["Зерно", "{first}, %", "{second}, %", "Разность"]
     titles += ["Верно только у {first}", "Верно только у {second}", "p (Макнемар)"]
-    return table([paired.iloc[[place]] for place in range(len(paired))], titles)
+    return table(by(paired, "seed").values(), titles)
 
 
-def points(found: Difference | None) -> str:
-    """A difference in percentage points and its interval, «−2,0 [−2,5; −1,5]»; nothing of ``None``."""
-    if found is None:
-        return ""
-    bounds = f" {interval(100 * found.low, 100 * found.high, 1)}"
-    return signed(100 * found.mean) + (bounds if found.spread else "")
-
-
-def against(part: pd.DataFrame, base: pd.DataFrame, confidence: float = 0.95) -> Difference | None:
-    """The difference in last test accuracy of ``part`` from ``base`` over shared seeds; ``None`` without any.
+def against(part: pd.DataFrame, base: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
+    """``part`` with the column ``gap``: its difference in last test accuracy from ``base`` over shared seeds,
+    ``None`` of the base itself and without such seeds.
     """
     ours, theirs = (runs.set_index("seed")["test_accuracy"] for runs in (part, base))
     shared = (ours - theirs).dropna()
-    return describe(shared, confidence) if len(shared) and not part.index.equals(base.index) else None
+    known = len(shared) and not part.index.equals(base.index)
+    return with_gap(part, describe(shared, confidence) if known else None)
+
+
+def with_gap(part: pd.DataFrame, gap: Difference | None) -> pd.DataFrame:
+    """``part`` with ``gap`` in a column of that name."""
+    return part.assign(gap=pd.Series([gap] * len(part), part.index, dtype=object))
 
 
 def recipes(found: pd.DataFrame) -> list[pd.DataFrame]:
@@ -178,10 +192,8 @@ def recipes(found: pd.DataFrame) -> list[pd.DataFrame]:
 def changes(found: pd.DataFrame, base: Experiment) -> pd.DataFrame:
     """A row a ``change``, the most accurate first, with the difference from the runs of ``base``."""
     reference = found[[not changed(run, base) for run in found["run"]]]
-    own = {"Разность точности [95 %]": lambda part: points(against(part, reference))}
-    return table(
-        recipes(found), ["Что изменено", "Прогонов", "Точность, %", "Потери, нат", *own, "Учится"], own
-    )
+    titles = ["Что изменено", "Прогонов", "Точность, %", "Потери, нат", "Разность точности [95 %]", "Учится"]
+    return table([against(part, reference) for part in recipes(found)], titles)
 
 
 def ladder(found: pd.DataFrame) -> pd.DataFrame:
@@ -191,96 +203,73 @@ def ladder(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def headline(found: pd.DataFrame) -> pd.DataFrame:
-    """What the original published; of ``found`` the least accurate without and with batch norm, and the best.
-    """
+    """What the original published; of ``found`` the worst without and with batch norm, and the best."""
     climb = recipes(found)[::-1]
     steps = [next(part for part in climb if part["batch_norm"].iloc[0] == norm) for norm in (False, True)]
     names = ["её рецепт, повторён", "+ пакетная нормализация", "полный рецепт"]
     named = [part.assign(change=name) for part, name in zip([*steps, climb[-1]], names, strict=True)]
     titles = ["Что", "Снимков на тесте", "Прогонов", "Точность, %", "Минут обучения"]
     ours = table(named, titles, {"Точность, %": spread("test_accuracy", 2, 100)})
-    published = pd.DataFrame([PUBLISHED], columns=titles)
-    return pd.concat([published, ours], ignore_index=True)
+    return pd.concat([pd.DataFrame([PUBLISHED], columns=titles), ours], ignore_index=True)
 
 
-def others(
-    tuning: pd.DataFrame, found: pd.DataFrame, reference: str
-) -> tuple[pd.DataFrame, dict[str, Difference | None]]:
-    """A row an optimizer, the most accurate first; and by title their differences from ``reference``, whose
-    intervals hold together with 95 % (Bonferroni).
+def ranked(tuning: pd.DataFrame, found: pd.DataFrame, reference: str) -> list[pd.DataFrame]:
+    """The runs of each optimizer, the most accurate first, with the ``gap`` from those of ``reference``,
+    whose intervals hold together with 95 % (Bonferroni), and the range of accuracies ``tried`` on validation.
     """
-    groups = by(found, "optimizer")
-    parts = sorted(groups.values(), key=lambda part: -part["test_accuracy"].mean())
-    level = 1 - 0.05 / max(len(groups) - 1, 1)
-    gaps = {part["title"].iloc[0]: against(part, groups[reference], level) for part in parts}
-
-    def span(part: pd.DataFrame) -> str:
-        tried = 100 * tuning["test_accuracy"][tuning["optimizer"] == part["optimizer"].iloc[0]]
-        return f"{number(tried.min(), 1)}…{number(tried.max(), 1)}" if len(tried) else "—"
-
-    own = {"Разность точности [95 % вместе]": lambda part: points(gaps[part["title"].iloc[0]])}
-    own |= {"На проверке при разных скоростях, %": span}
-    titles = ["Оптимизатор", "Скорость обучения", "Прогонов", "Точность, %", *own, "Секунд на эпоху, медиана"]
-    return table(parts, titles, own), gaps
+    groups, parts = by(found, "optimizer"), []
+    for name, part in groups.items():
+        tried = 100 * tuning["test_accuracy"][tuning["optimizer"] == name]
+        span = f"{number(tried.min(), 1)}…{number(tried.max(), 1)}" if len(tried) else "—"
+        level = 1 - 0.05 / max(len(groups) - 1, 1)
+        parts.append(against(part, groups[reference], level).assign(tried=span))
+    return sorted(parts, key=lambda part: -part["test_accuracy"].mean())
 
 
-def cell_pairs(found: pd.DataFrame) -> dict[str, tuple[pd.DataFrame, Difference]]:
-    """Pairs and their difference by cell, runs that share all but optimizer and seed, called by their
-    ``change``; the intervals of all cells hold together with 95 % (Bonferroni).
+def others(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """A row for each of ``ranked``."""
+    titles = [
+        "Оптимизатор",
+        "Скорость обучения",
+        "Прогонов",
+        "Точность, %",
+        "Разность точности [95 % вместе]",
+    ]
+    return table(parts, [*titles, "На проверке при разных скоростях, %", "Секунд на эпоху, медиана"])
+
+
+def cell_pairs(found: pd.DataFrame) -> list[pd.DataFrame]:
+    """The pairs of each cell, runs that share all but optimizer and seed, with its ``condition``, the
+    ``change`` of its runs, and its ``gap``, whose intervals hold together with 95 % (Bonferroni).
     """
     cells = sorted(by(found, "lr", "shared").items(), key=lambda cell: (cell[0][0], astuple(cell[0][1])))
     paired = [pairs(part) for _, part in cells if is_paired(part)]
     level = 1 - 0.05 / max(len(paired), 1)
-    return {part["change_first"].iloc[0]: (part, describe(gap(part), level)) for part in paired}
+    named = [part.assign(condition=part["change_first"]) for part in paired]
+    return [with_gap(part, describe(part["difference"], level)) for part in named]
 
 
-def cells(found: pd.DataFrame) -> pd.DataFrame:
-    """A row a cell of ``cell_pairs``."""
-    known = cell_pairs(found)
-    own = {"Условие": first("change_first")}
-    own |= {"Разность, п. п. [интервал]": first("change_first", lambda name: points(known[name][1]))}
-    own |= {
-        "p (перестановки знаков)": first("change_first", lambda name: probability(known[name][1].exact_p))
-    }
+def cells(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """A row for each of ``cell_pairs``."""
     titles = ["Условие", "Пар", "{first}, %", "{second}, %", "Разность, п. п. [интервал]"]
-    titles += ["p (перестановки знаков)", "Весов, у которых максимум ограничивает шаг"]
-    return table([part for part, _ in known.values()], titles, own)
+    return table(parts, [*titles, "p (перестановки знаков)", "Весов, у которых максимум ограничивает шаг"])
 
 
-class Answer(NamedTuple):
-    """One condition under which the question "AMSGrad or Adam?" was asked, as its study.toml describes it."""
-
-    condition: str
-    paired: pd.DataFrame
-    planned: int
-    tuned: bool
-    role: str
-
-    @property
-    def difference(self) -> Difference | None:
-        """Of the pairs; ``None`` before the last ``planned`` one."""
-        return describe(gap(self.paired)) if len(self.paired) >= self.planned else None
+def answer(found: pd.DataFrame, condition: str, planned: int, tuned: bool, role: str) -> pd.DataFrame:
+    """The pairs of ``found`` as an answer to "AMSGrad or Adam?" under a ``condition``, said in words; whether
+    rates were ``tuned`` for each; ``role``: "main" or "exploratory". The ``gap`` is ``None`` before all
+    ``planned`` pairs are there.
+    """
+    paired = pairs(found).assign(condition=condition, tuned=tuned, role=role)
+    gap = describe(paired["difference"]) if len(paired) >= planned else None
+    told = f"{points(gap)}, пар: {len(paired)}" if gap else f"готово пар: {len(paired)} из {planned}"
+    return with_gap(paired, gap).assign(told=told)
 
 
-ROLES = {"main": "главный", "exploratory": "разведочный"}
-
-
-def answers(known: Sequence[Answer]) -> pd.DataFrame:
-    """The one table of the question: a row a condition, the main ones first."""
-    rows = []
-    for one in sorted(known, key=lambda one: list(ROLES).index(one.role)):
-        names = [one.paired[f"title_{end}"].iloc[0] for end in ("first", "second")]
-        shares = [mean(f"test_accuracy_{end}", 1, 100)(one.paired) for end in ("first", "second")]
-        lrs = dict.fromkeys(rate(one.paired[f"lr_{end}"].iloc[0]) for end in ("first", "second"))
-        row = {"Условие": one.condition} | {
-            f"{name}, %": share for name, share in zip(names, shares, strict=True)
-        }
-        told = f"{points(one.difference)}, пар: {len(one.paired)}"
-        waiting = f"готово пар: {len(one.paired)} из {one.planned}"
-        row["Разность, п. п. [95 %]"] = told if one.difference else waiting
-        row["Скорость подобрана"] = f"{'да' if one.tuned else 'нет'}: {' и '.join(lrs)}"
-        rows.append(row | {"Роль": ROLES[one.role]})
-    return pd.DataFrame(rows)
+def answers(known: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The one table of the question: a row for each ``answer``, the main ones first."""
+    titles = ["Условие", "{first}, %", "{second}, %", "Разность, п. п. [95 %]", "Скорость подобрана", "Роль"]
+    return table(sorted(known, key=lambda paired: paired["role"].iloc[0] != "main"), titles)
 
 
 def data(cars: CarsData, levels: ChanceLevels) -> pd.DataFrame:

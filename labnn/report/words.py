@@ -84,7 +84,7 @@ def _compared(found: pd.DataFrame, first: str, second: str, confidence: float, m
     if known.groupby("seed")["title"].nunique().max() != 2:
         return {"first": first, "second": second, "difference": None}
     paired = pairs(both)
-    difference = describe(tables.gap(paired), confidence)
+    difference = describe(paired["difference"], confidence)
     alone = sorted(set(both["seed"]) - set(paired["seed"]))
     told = {"first": first, "second": second, "difference": difference, "alone": alone}
     return told | {"more": pairs_to_decide(difference, margin)}
@@ -110,15 +110,16 @@ def _span(part: pd.DataFrame) -> str:
     return f"{'…'.join(dict.fromkeys(numbers.number(100 * end, 1) for end in ends))} %"
 
 
-def answers(known: Sequence[tables.Answer]) -> str:
-    """The answer in one breath: the conclusion of the main conditions, the intervals of the exploratory ones.
+def answers(known: Sequence[pd.DataFrame]) -> str:
+    """The ``tables.answer`` of all conditions in one breath: conclusions of the main ones, intervals of the
+    exploratory ones; nothing of those that wait for pairs.
     """
-    told: dict[str, list] = {role: [] for role in tables.ROLES}
-    for one in known:
-        if one.difference is not None and one.difference.spread:
-            first, second = (one.paired[f"title_{end}"].iloc[0] for end in ("first", "second"))
-            facts = {"condition": one.condition, "difference": one.difference}
-            told[one.role].append(facts | {"first": first, "second": second})
+    told: dict[str, list] = {"main": [], "exploratory": []}
+    for paired in known:
+        one = paired.iloc[0]
+        if one["gap"] is not None and one["gap"].spread:
+            facts = {"first": one["title_first"], "second": one["title_second"], "difference": one["gap"]}
+            told[one["role"]].append(facts | {"condition": one["condition"]})
     return say("answers", **told, margin=MARGIN)
 
 
@@ -165,15 +166,15 @@ def single_causes(found: pd.DataFrame, base: Experiment) -> str:
     return say("single_causes", enough=told[True], not_enough=told[False])
 
 
-def others(tuning: pd.DataFrame, found: pd.DataFrame, reference: str) -> str:
-    """Which optimizer to take beside ``reference``, as far as the intervals of ``tables.others`` say."""
-    table, gaps = tables.others(tuning, found, reference)
+def others(parts: Sequence[pd.DataFrame], reference: str) -> str:
+    """Which optimizer to take beside ``reference``, as far as the intervals of ``tables.ranked`` say."""
+    gaps = {part["title"].iloc[0]: part["gap"].iloc[0] for part in parts}
     sure = {title: gap for title, gap in gaps.items() if gap is not None and gap.spread}
-    best = table["Оптимизатор"].iloc[0]
+    best = parts[0]["title"].iloc[0]
     return say(
         "others",
         title=best,
-        accuracy=found["test_accuracy"][found["title"] == best].mean(),
+        accuracy=parts[0]["test_accuracy"].mean(),
         known=method(reference).title,
         gap=tables.points(gaps[best]),
         better=[title for title, gap in sure.items() if gap.low > 0],
@@ -181,10 +182,10 @@ def others(tuning: pd.DataFrame, found: pd.DataFrame, reference: str) -> str:
     )
 
 
-def cells(found: pd.DataFrame) -> str:
-    """In which cells of ``tables.cells`` AMSGrad and Adam differ; if in none, which is the nearest to it."""
-    known = {name: difference for name, (_, difference) in tables.cell_pairs(found).items()}
-    proven = {name: difference for name, difference in known.items() if difference.proven}
+def cells(parts: Sequence[pd.DataFrame]) -> str:
+    """In which of ``tables.cell_pairs`` the two differ; if in none, which is the nearest to it."""
+    known = {part["condition"].iloc[0]: part["gap"].iloc[0] for part in parts}
+    proven = {name: gap for name, gap in known.items() if gap.proven}
     name = min(known, key=lambda name: known[name].p_value, default="")
     return say("cells", count=len(known), proven=proven, nearest=known.get(name), name=name)
 
