@@ -21,7 +21,8 @@ from labnn.experiment import Run, decode, make_batches
 from labnn.kit.errors import LabError, check
 from labnn.kit.hardware import limited_threads
 from labnn.kit.progress import Live, Standing
-from labnn.report.statistics import MARGIN, best_rates
+from labnn.report import records
+from labnn.report.statistics import MARGIN
 from labnn.runner import run_all, time_steps
 from labnn.settings import Experiment, check_names, make_model
 from labnn.train import evaluate
@@ -139,4 +140,10 @@ class Protocol:
         diverge are told and left out.
         """
         folder = Path(runs_dir) / "final"
-        return run_all(self.finals(best_rates(tuning)), data, folder, skip_diverged=True, **options)
+        return run_all(
+            self.finals(records.best_rates(records.table(tuning))),
+            data,
+            folder,
+            skip_diverged=True,
+            **options,
+        )

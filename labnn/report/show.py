@@ -12,7 +12,7 @@ from IPython.display import display
 from matplotlib.figure import Figure
 
 from labnn.kit.errors import StoppedByKeyboardInterrupt
-from labnn.report import words
+from labnn.report.tables import markdown
 from labnn.report.write import inline, save_figure
 
 _ADVICE = "Остановлено: выполните эту ячейку снова, когда понадобится её результат."
@@ -50,13 +50,15 @@ def figure(drawn: Figure, caption: str, path: str | Path | None = None, *, photo
 def table(frame: pd.DataFrame, caption: str) -> None:
     """Shows ``frame`` as a reader sees it, its caption above; nothing of one without rows."""
     if len(frame):
-        text(f"{_caption('Таблица', caption)}\n\n{words.markdown(frame)}")
+        text(f"{_caption('Таблица', caption)}\n\n{markdown(frame)}")
 
 
-def text(markdown: str) -> None:
-    """Shows ``markdown``, and itself where Markdown is not rendered; only there tables need their spaces."""
-    small = re.sub(r"^\|.*", _tight, markdown, flags=re.M)
-    display({"text/markdown": small, "text/plain": markdown}, raw=True)
+def text(written: str) -> None:
+    """Shows ``written``, Markdown, and itself where Markdown is not rendered; only there tables need their
+    spaces.
+    """
+    small = re.sub(r"^\|.*", _tight, written, flags=re.M)
+    display({"text/markdown": small, "text/plain": written}, raw=True)
 
 
 def _tight(row: re.Match) -> str:
