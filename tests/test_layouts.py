@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import scipy.io
 from conftest import MINICARS
+from labnn.cars.layouts import official_classes
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from labnn.__main__ import main
-from labnn.cars.layouts import official_classes
 from labnn.data import open_dataset
 from labnn.kit.errors import LabError
 

@@ -22,8 +22,7 @@ from labnn.train import FIGURES
 
 @cache
 def templates() -> Environment:
-    """Jinja's templates of this folder, with numbers written the Russian way: ``{{ 0.314 | percent(1) }}``.
-    """
+    """Jinja's templates of this folder, with numbers written the Russian way: ``{{ 0.314 | percent(1) }}``."""
     options = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     made = Environment(loader=FileSystemLoader(Path(__file__).parent), **options)
     names = ("number", "signed", "rate", "percent", "interval", "probability", "thousands")
