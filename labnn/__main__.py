@@ -4,18 +4,18 @@ import argparse
 import importlib
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
-from labnn.data import CarsData, open_dataset
-from labnn.experiment import Run, run_folder, run_or_load
-from labnn.kit.errors import LabError
+from labnn.data import open_dataset
+from labnn.experiment import run_folder, run_or_load
+from labnn.kit.errors import LabError, explained
 from labnn.kit.files import write_text
 from labnn.kit.hardware import usable_device
-from labnn.kit.numbers import number, percent, rate
-from labnn.kit.progress import Live
-from labnn.runner import fastest_processes, run_all
-from labnn.settings import NETWORKS, OPTIMIZERS, Experiment, check_names, method
+from labnn.kit.numbers import percent
+from labnn.runner import run_all
+from labnn.settings import NETWORKS, OPTIMIZERS, Experiment, check_names
 
 DATA, CACHE, RUNS = Path("data/stanford_cars"), Path("data/cache"), Path("data/runs")
 
@@ -26,120 +26,114 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    from labnn.report.protocol import GRID
+    from labnn.protocol import GRID
     from labnn.report.statistics import MARGIN
-    from labnn.report.studies import STUDIES
+    from labnn.report.studies import studies
 
     parser = _Parser(prog="python -m labnn", description="SqueezeNet на Stanford Cars: AMSGrad и Adam.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="КОМАНДА", parser_class=_Parser)
 
-    def command(run, help: str, out: str = "", device: bool = True) -> argparse.ArgumentParser:
-        """A command with the options that mean one thing everywhere; ``out`` is where its result goes by
-        default.
-        """
-        added = commands.add_parser(
-            run.__name__.strip("_"), help=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
+    def command(run: Callable[[argparse.Namespace], None], help: str) -> Callable:
+        """A command with its help; gives what adds an argument to it."""
+        added = commands.add_parser(run.__name__.strip("_"), help=help, description=help)
         added.set_defaults(run=run)
-        if out:
-            added.add_argument(
-                "--out", type=Path, default=Path(out), help="папка, в которую лягут результаты"
-            )
-        if device:
-            added.add_argument("--data", required=True, type=Path, help="корень набора данных")
-            added.add_argument(
-                "--cache", type=Path, default=CACHE, help="папка декодированных снимков и весов"
-            )
-            added.add_argument(
-                "--device", "--devices", nargs="+", metavar="X", help="cpu, cuda или несколько: cuda:0 cuda:1"
-            )
-        return added
+        return added.add_argument
 
-    def add_threads(*trainers: argparse.ArgumentParser) -> None:
-        for trainer in trainers:
-            trainer.add_argument("--threads", type=int, help="потоков на сеть; по умолчанию измеряется")
+    def trainer(run: Callable[[argparse.Namespace], None], help: str, out: Path) -> Callable:
+        """A command that trains: where photos, records and the cache lie, and on what it computes."""
+        add = command(run, help)
+        add("--data", required=True, type=Path, help="корень набора данных")
+        add("--out", type=Path, default=out, help=f"папка записей, по умолчанию {out}")
+        add(
+            "--cache",
+            type=Path,
+            default=CACHE,
+            help="папка декодированных снимков, контрольных точек и весов",
+        )
+        add("--devices", "--device", nargs="+", metavar="X", help="cpu, cuda или несколько: cuda:0 cuda:1")
+        add("--threads", type=int, help="потоков процессора на сеть")
+        crop = {"action": argparse.BooleanOptionalAction, "default": True}
+        add("--crop-to-box", **crop, help="кадрировать по рамке, где она есть; так по умолчанию")
+        if run is not _train:
+            add("--processes", type=int, help="сколько сетей обучать сразу; по умолчанию — сколько уместится")
+            add("--cluster", metavar="АДРЕС", help="обучать на рабочих Dask: tcp://МАШИНА:8786")
+        return add
 
-    download = command(_download, "скачать Stanford Cars из Hugging Face или Kaggle", device=False)
-    download.add_argument(
-        "--data", type=Path, default=DATA, help="папка, в которой появится набор, около 2 ГБ"
+    add = command(_download, "скачать Stanford Cars из Hugging Face или Kaggle")
+    add("--data", type=Path, default=DATA, help=f"папка, в которой появится набор; по умолчанию {DATA}")
+
+    add = trainer(_train, "обучить одну сеть и записать прогон", RUNS)
+    add("--skip-missing", action="store_true", help="пропускать снимки, которых нет в папке")
+    _add_settings(add)
+
+    add = trainer(
+        _compare, "сравнить оптимизаторы: подобрать скорости, повторить с зёрнами", RUNS / "compare"
     )
-
-    train = command(_train, "обучить одну сеть и записать прогон", out="data/runs")
-    train.add_argument("--skip-missing", action="store_true", help="пропускать снимки, которых нет в папке")
-    _add_settings(train)
-
-    compare = command(
-        _compare, "сравнить оптимизаторы: подобрать скорости, повторить с зёрнами", "data/runs/compare"
-    )
-    words = f"{', '.join(OPTIMIZERS)} или ИМЯ=МОДУЛЬ:ФУНКЦИЯ(веса, скорость, затухание)"
-    compare.add_argument("--optimizers", nargs="+", default=["amsgrad", "adam"], metavar="ИМЯ", help=words)
-    compare.add_argument(
-        "--grid", nargs="+", type=float, default=GRID, metavar="LR", help="скорости, общие для всех"
-    )
-    compare.add_argument("--seeds", type=int, default=6, help="сколько пар прогонов с лучшими скоростями")
+    names = f"{', '.join(OPTIMIZERS)} или ИМЯ=МОДУЛЬ:ФУНКЦИЯ, вызов — функция(веса, lr=…, weight_decay=…)"
+    add("--optimizers", nargs="+", default=["amsgrad", "adam"], metavar="ИМЯ", help=names)
+    add("--grid", nargs="+", type=_number, default=GRID, metavar="LR", help="скорости, общие для всех")
+    add("--seeds", type=int, default=6, help="сколько пар прогонов с лучшими скоростями; по умолчанию 6")
     margin = "порог практического равенства, процентных пунктов точности; назначьте его до прогонов"
-    compare.add_argument("--margin", type=float, default=100 * MARGIN, metavar="ПУНКТОВ", help=margin)
-    compare.add_argument(
-        "--figures", type=Path, default=Path("figures/compare"), help="папка рисунков и таблиц"
-    )
-    compare.add_argument("--processes", default="auto", help="сколько сетей обучать сразу; auto — измерить")
-    _add_settings(compare, without=("optimizer", "lr", "seed"))
+    add("--margin", type=_number, default=100 * MARGIN, metavar="ПУНКТОВ", help=margin)
+    add("--figures", type=Path, default=Path("figures/compare"), help="папка рисунков и таблиц")
+    _add_settings(add, without=("optimizer", "lr", "seed"))
 
-    predict = command(_predict, "назвать модель на своих снимках", device=False)
-    predict.add_argument("photos", nargs="+", type=Path, metavar="СНИМОК", help="файлы или папки")
-    predict.add_argument("--run", dest="folder", type=Path, help="прогон; без него сеть рисованного набора")
-    predict.add_argument("--weights", type=Path, help="веса, если они не рядом с прогоном: .pt из data/cache")
-    predict.add_argument("--data", type=Path, help="набор прогона, если имена классов не известны")
-    predict.add_argument("--csv", type=Path, help="записать ответы и сюда")
-    predict.add_argument("--figure", type=Path, help="рисунок со снимками и картами: .png или .jpg")
-    predict.add_argument("--onnx", type=Path, help="записать сеть для других программ")
+    known = {name: study for name, study in studies(RUNS).items() if study.experiments()}
+    add = trainer(_study, "обучить все сети опыта: по одной правке и вместе", RUNS)
+    add("name", choices=known, metavar="ОПЫТ", help=f"один из: {', '.join(known)}")
 
-    study = command(_study, "обучить все сети опыта: по одной правке и вместе", out="data/runs")
-    trained = [name for name, study in STUDIES.items() if study.experiments()]
-    study.add_argument("name", choices=trained, metavar="ОПЫТ", help=f"один из {', '.join(trained)}")
-    study.add_argument("--processes", default="1", help="сколько сетей обучать сразу; auto — измерить")
+    add = command(_predict, "назвать модель на своих снимках")
+    add("photos", nargs="+", type=Path, metavar="СНИМОК", help="файлы или папки")
+    add("--run", dest="folder", type=Path, help="папка прогона; без неё отвечает сеть рисованного набора")
+    add("--weights", type=Path, help="веса; по умолчанию рядом с прогоном или в папке --cache")
+    add("--data", type=Path, help="набор прогона, если в записи нет имён классов")
+    add("--cache", type=Path, default=CACHE, help=f"папка весов, по умолчанию {CACHE}")
+    add("--csv", type=Path, help="записать ответы и сюда")
+    add("--figure", type=Path, help="рисунок со снимками и картами: .png, .jpg, .svg, .pdf")
 
-    add_threads(train, compare, study)
-    for trainer in (train, compare, study):
-        crop = {"action": argparse.BooleanOptionalAction, "default": True, "help": "кадр по рамке"}
-        trainer.add_argument("--crop-to-box", **crop)
-    for many in (compare, study):
-        words = "обучать на рабочих Dask; адрес его планировщика: tcp://МАШИНА:8786"
-        many.add_argument("--cluster", metavar="АДРЕС", help=words)
-
-    variants = command(_variants, "испытать обученную сеть: размер снимка на тесте, отражение")
-    variants.add_argument("--run", dest="folder", required=True, type=Path, help="папка записанного прогона")
-
-    report = command(
-        _report, "построить рисунки, таблицы и README по записям", "figures/recorded", device=False
-    )
-    report.add_argument("--runs", type=Path, default=RUNS, help="папка записей")
-    report.add_argument("--readme", type=Path, help="файл, в котором обновить числа; по умолчанию README.md")
-    report.add_argument("--html", type=Path, help="только сдать отчёт: выполненный блокнот одним файлом HTML")
-    report.add_argument("--pdf", type=Path, help="то же в PDF, страницы A4; нужен Chromium")
-    report.add_argument("--notebook", type=Path, default=Path("lab1.ipynb"), help="выполненный блокнот")
-    report.add_argument("--code", action=argparse.BooleanOptionalAction, default=True, help="код в отчёте")
+    add = command(_report, "построить рисунки и таблицы по записям или сдать отчёт")
+    add("--runs", type=Path, default=RUNS, help=f"папка записей, по умолчанию {RUNS}")
+    add("--out", type=Path, default=Path("figures/recorded"), help="папка рисунков и таблиц")
+    add("--readme", type=Path, help="файл, в котором обновить числа")
+    add("--html", type=Path, help="только сдать отчёт: выполненный блокнот одним файлом HTML")
+    add("--pdf", type=Path, help="то же в PDF, страницы A4; нужен Chromium")
+    add("--notebook", type=Path, default=Path("lab1.ipynb"), help="выполненный блокнот")
+    add("--code", action=argparse.BooleanOptionalAction, default=True, help="код в отчёте")
     return parser
 
 
-def _add_settings(parser: argparse.ArgumentParser, without: tuple[str, ...] = ()) -> None:
-    """A flag for each field of ``Experiment``, ``without`` some."""
-    more = {"optimizer": f": {', '.join(OPTIMIZERS)} или ИМЯ=МОДУЛЬ:ФУНКЦИЯ"}
-    more["network"] = f": {', '.join(NETWORKS)} или ИМЯ=МОДУЛЬ:ФУНКЦИЯ(число классов)"
+def _number(text: str) -> float:
+    """A number with a point or, as Russian texts have it, a comma."""
+    return float(text.replace(",", "."))
+
+
+def _add_settings(add: Callable, without: tuple[str, ...] = ()) -> None:
+    """A flag for each field of ``Experiment``, ``without`` some; what is not given stays out of the
+    namespace.
+    """
     for field in fields(Experiment):
-        if field.name not in without:
-            kind = {"type": float if field.default is None else type(field.default), "metavar": "X"}
-            if isinstance(field.default, bool):
-                kind = {"action": argparse.BooleanOptionalAction}
-            flag = f"--{field.name.replace('_', '-')}"
-            words = field.metadata["help"] + more.get(field.name, "")
-            parser.add_argument(flag, default=field.default, help=words.replace("%", "%%"), **kind)
+        if field.name in without:
+            continue
+        words, default = field.metadata["words"], field.default
+        told = (
+            "; ".join(f"{key} — {value}" for key, value in words.items())
+            if isinstance(words, dict)
+            else words
+        )
+        told = (
+            told.replace("{percent}", "X (доля)").replace("{}", "X").replace("|", " или ").replace("%", "%%")
+        )
+        told += "" if default is None else f"; по умолчанию {default}"
+        kind = {"type": _number if default is None or isinstance(default, float) else type(default)}
+        if isinstance(default, bool):
+            kind = {"action": argparse.BooleanOptionalAction}
+        else:
+            kind["metavar"] = "X"
+        add(f"--{field.name.replace('_', '-')}", default=argparse.SUPPRESS, help=told, **kind)
 
 
 def _experiment(arguments: argparse.Namespace) -> Experiment:
-    given = {
-        field.name: getattr(arguments, field.name) for field in fields(Experiment) if field.name in arguments
-    }
+    given = {one.name: getattr(arguments, one.name) for one in fields(Experiment) if one.name in arguments}
     for name, table in (("optimizer", OPTIMIZERS), ("network", NETWORKS)):
         if name in given:
             given[name] = _own(given[name], table)
@@ -151,168 +145,103 @@ def _experiment(arguments: argparse.Namespace) -> Experiment:
 def _own(words: str, table: dict) -> str:
     """The name in "name" or "name=module:function"; a function so named joins ``table``."""
     name, _, place = words.partition("=")
-    if not name.replace("-", "_").isidentifier():  # it becomes part of a folder's name
-        raise LabError(f"Имя «{name}» не годится: оставьте буквы, цифры и дефис.")
     if place:
         module, _, function = place.partition(":")
-        try:
-            sys.path.insert(0, "")  # the user's own module lies where the command is given
+        sys.path.insert(0, "")  # the user's own module lies where the command is given
+        with explained(f"Функция «{words}» не найдена, пишется ИМЯ=МОДУЛЬ:ФУНКЦИЯ"):
             table[name] = getattr(importlib.import_module(module), function)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise LabError(f"Функция «{words}» не найдена ({error}): напишите ИМЯ=МОДУЛЬ:ФУНКЦИЯ.") from None
     return name
 
 
-def _devices(arguments: argparse.Namespace) -> list[str]:
-    return [str(usable_device(name)) for name in arguments.device or [None]]
-
-
-def _options(arguments: argparse.Namespace, experiment: Experiment, data: CarsData, words) -> dict:
-    """What ``run_all`` needs beside the experiments; with ``--processes auto`` measured, and told."""
-    devices, processes = _devices(arguments), arguments.processes
-    if processes == "auto" and arguments.cluster is not None:
-        processes = "1"  # as many at once as the cluster has workers
-    elif processes == "auto":
-        processes, rates = fastest_processes(experiment, data, cache_dir=arguments.cache, devices=devices)
-        measured = ", ".join(f"{count} — {number(images, 0)}" for count, images in rates.items())
-        print(
-            f"Снимков в секунду при стольких обучениях сразу: {measured}. Одновременно: {processes}",
-            flush=True,
-        )
-    elif not processes.isdecimal():
-        raise LabError(f"Значение processes={processes} не годится: задайте auto или число от 1.")
-    options = {"cache_dir": arguments.cache, "devices": devices, "processes": int(processes)}
-    options["cluster"] = arguments.cluster
-    return options | {"threads": arguments.threads, "progress": Live(words=words).standing}
-
-
-def _accuracy(run: Run) -> str:
-    return f"зерно {run.experiment.seed}: {number(100 * run.history['test_accuracy'].iloc[-1], 2)} %"
+def _options(arguments: argparse.Namespace) -> dict:
+    """What ``run_all`` needs beside the experiments."""
+    devices = [str(usable_device(name)) for name in arguments.devices or ()]
+    names = ("processes", "cluster", "threads")
+    return {"cache_dir": arguments.cache, "devices": devices} | {
+        name: getattr(arguments, name) for name in names
+    }
 
 
 def _download(arguments: argparse.Namespace) -> None:
-    from labnn.cars.download import download  # here: the clients take half a second to load
+    from labnn.download import download  # here: the clients take half a second to load
 
-    download(arguments.data)
+    print(f"Набор готов: {download(arguments.data)}")
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    experiment = _experiment(arguments)
+    experiment, device = _experiment(arguments), usable_device(next(iter(arguments.devices or ()), None))
     missing = "skip" if arguments.skip_missing else "error"
     data = open_dataset(arguments.data, crop_to_box=arguments.crop_to_box, missing=missing)
-    folder, [device, *_] = run_folder(experiment, data, arguments.out), _devices(arguments)
+    folder = run_folder(experiment, data, arguments.out)
     print(f"Прогон уже записан: {folder}" if folder.exists() else f"Запись прогона: {folder}", flush=True)
-    run_or_load(
-        experiment, data, arguments.out, cache_dir=arguments.cache, device=device, threads=arguments.threads
-    )
+    options = {"cache_dir": arguments.cache, "device": device, "threads": arguments.threads}
+    run_or_load(experiment, data, arguments.out, **options)
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from labnn.report import frames, words
-    from labnn.report.protocol import Protocol
+    from labnn.protocol import Protocol
+    from labnn.report import records, tables, words
     from labnn.report.write import write_comparison
 
-    names = tuple(_own(name, OPTIMIZERS) for name in arguments.optimizers)
-    protocol = Protocol(
-        _experiment(arguments),
-        names,
-        tuple(arguments.grid),
-        arguments.seeds,
-        arguments.weight_decay,
-        arguments.margin / 100,
-    )
+    names, decay = tuple(_own(name, OPTIMIZERS) for name in arguments.optimizers), vars(arguments)
+    margin = arguments.margin / 100
+    decay = decay.get("weight_decay")
+    protocol = Protocol(_experiment(arguments), names, tuple(arguments.grid), arguments.seeds, decay, margin)
     data = open_dataset(arguments.data, crop_to_box=arguments.crop_to_box)
-
-    def title(run: Run) -> str:
-        return f"{method(run.experiment.optimizer).title}, {rate(run.experiment.lr)}, {_accuracy(run)}"
-
-    options = _options(arguments, protocol.tuning()[0], data, title)
     tuned, final = len(protocol.tuning()), arguments.seeds * len(names)
     print(f"Прогонов: {tuned} для подбора скорости обучения и {final} для ответа", flush=True)
-    tuning = protocol.tune(data, arguments.out, **options)
-    print(f"\n{words.markdown(frames.rates(tuning))}\n\n{words.stability(tuning)}\n", flush=True)
-    runs = protocol.compare(tuning, data, arguments.out, **options)
-    paths = write_comparison(runs, arguments.figures, tuning)
+    tuning = protocol.tune(data, arguments.out, **_options(arguments))
+    tried = records.table(tuning)
+    print(f"\n{tables.markdown(tables.rates(tried))}\n\n{words.stability(tried)}\n", flush=True)
+    found = records.table(protocol.compare(tuning, data, arguments.out, **_options(arguments)))
+    paths = write_comparison(found, arguments.figures, tried, margin)
     print(
-        f"\n{words.markdown(frames.summary(runs))}\n\nРисунки и таблицы ({len(paths)}): {arguments.figures}"
+        f"\n{tables.markdown(tables.summary(found))}\n\nРисунки и таблицы ({len(paths)}): {arguments.figures}"
     )
-    print(words.verdict(runs, margin=protocol.margin))
+    print(words.verdict(found, margin=margin))
 
 
 def _study(arguments: argparse.Namespace) -> None:
-    from labnn.report.studies import STUDIES
+    from labnn.report.studies import studies
 
-    study = STUDIES[arguments.name]
+    study = studies(RUNS)[arguments.name]
     data = open_dataset(arguments.data, crop_to_box=arguments.crop_to_box)
-    part, experiments = data.validation() if study.validation else data, study.experiments()
-
-    def title(run: Run) -> str:
-        return f"{run.experiment.changes(study.base) or 'без правок'}, {_accuracy(run)}"
-
-    options = _options(arguments, experiments[0], part, title)
-    run_all(experiments, part, study.folder(arguments.out), **options)
-
-
-def _variants(arguments: argparse.Namespace) -> None:
-    from labnn.report import words
-    from labnn.report.variants import evaluate_variants, load_network
-
-    run = Run.load(arguments.folder)
-    data = open_dataset(arguments.data, crop_to_box=run.data["crop_to_box"])
-    if run.data["name"] == f"{data.name}-validation":
-        data = data.validation()
-    known = data.describe()
-    if any(run.data.get(key, known[key]) != known[key] for key in ("fingerprint", "content")):
-        raise LabError(
-            f"Прогон {arguments.folder} сделан на другом наборе, чем {arguments.data}: укажите его набор."
-        )
-    [device, *_], stem = _devices(arguments), run.name
-    weights = next(iter(sorted(arguments.cache.glob(f"{stem}-*.pt"))), arguments.cache / f"{stem}.pt")
-    table = evaluate_variants(run, data, load_network(run, weights, device), arguments.cache)
-    write_text(arguments.folder / "variants.csv", table.to_csv(index=False, lineterminator="\n"))
-    print(words.markdown(table))
+    part = data.validation() if study.validation else data
+    options = _options(arguments) | {"title": study.name}
+    run_all(study.experiments(), part, study.folder(arguments.out), **options)
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    from labnn.report import predict
+    from labnn import predict
     from labnn.report.write import save_figure
 
-    names = open_dataset(arguments.data).class_names if arguments.data else ()
-    network = predict.open_network(arguments.folder or predict.EXAMPLE, arguments.weights, names)
-    photos = predict.list_photos(arguments.photos)
-    answers = predict.predict(network, photos)
+    if arguments.figure:
+        predict.check_figure_path(arguments.figure)
+    folder = arguments.folder or predict.EXAMPLE
+    network = predict.open_network(folder, arguments.weights, arguments.data, arguments.cache)
+    answers = predict.predict(network, predict.find_photos(arguments.photos))
     for photo, own in answers.groupby("photo", sort=False):
-        told = ", ".join(
-            f"{name} {percent(share, 1)}"
-            for name, share in zip(own["class"], own["probability"], strict=True)
-        )
-        print(f"{photo}: {told}")
+        shares = zip(own["class"], own["probability"], strict=True)
+        print(f"{photo}: {', '.join(f'{name} {percent(share, 1)}' for name, share in shares)}")
     if arguments.csv:
         print(write_text(arguments.csv, answers.to_csv(index=False, lineterminator="\n")))
     if arguments.figure:
-        print(save_figure(predict.plot_answers(network, photos, answers), arguments.figure))
-    if arguments.onnx:
-        print(predict.write_onnx(network, arguments.onnx))
+        print(save_figure(predict.plot_answers(network, answers), arguments.figure))
 
 
 def _report(arguments: argparse.Namespace) -> None:
     if arguments.html or arguments.pdf:
-        return _hand_in(arguments)
+        from labnn.report.page import write_html, write_pdf
+
+        with tempfile.TemporaryDirectory() as folder:
+            html = arguments.html or Path(folder) / "report.html"
+            print(write_html(arguments.notebook, html, arguments.code))
+            if arguments.pdf:
+                print(write_pdf(html, arguments.pdf))
+        return
     from labnn.report.write import write_report
 
-    readme = Path("README.md") if arguments.runs == RUNS and Path("README.md").is_file() else None
-    print(*write_report(arguments.runs, arguments.out, arguments.readme or readme), sep="\n")
-
-
-def _hand_in(arguments: argparse.Namespace) -> None:
-    from labnn.report.paper import write_html, write_pdf
-
-    with tempfile.TemporaryDirectory() as folder:
-        html = write_html(arguments.notebook, arguments.html or Path(folder) / "report.html", arguments.code)
-        if arguments.html:
-            print(html)
-        if arguments.pdf:
-            print(write_pdf(html, arguments.pdf))
+    print(*write_report(arguments.runs, arguments.out, arguments.readme), sep="\n")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -324,7 +253,8 @@ def main(arguments: list[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     try:
         parsed = _parser().parse_args(arguments)
-        parsed.run(parsed)
+        with explained("Команда не выполнена"):
+            parsed.run(parsed)
     except LabError as error:
         print(error, file=sys.stderr)
         return 2

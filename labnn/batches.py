@@ -1,51 +1,19 @@
-"""Labelled images to batches, fast: JPEGs decoded once, whole batches augmented on the device that trains."""
+"""Labelled images to batches, fast: whole batches augmented on the device that trains."""
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labnn.data import CarModelsDataset
-from labnn.kit.decoding import Progress, decoded
 from labnn.kit.errors import LabError, check
-from labnn.kit.files import digest
-from labnn.kit.hardware import sent
-from labnn.kit.progress import Live
-
-# Changes when pictures are decoded otherwise: what an older version left in the cache is not used.
-DECODER = 2
+from labnn.kit.hardware import resident, sent
 
 # Channel means and deviations of ImageNet photos (0..255), the field's usual normalisation.
 _MEAN = (123.675, 116.28, 103.53)
 _STD = (58.395, 57.12, 57.375)
-
-
-def decode_images(
-    dataset: CarModelsDataset, size: int, cache_dir: str | Path, progress: Progress | None = None
-) -> np.ndarray:
-    """Every image of ``dataset`` squashed to a square: memory-mapped uint8 ``(n, size, size, 3)``.
-
-    Decodes once and keeps the array in ``cache_dir`` under a name made of all that its content depends on:
-    other photos, boxes or another size make a new one. Raises ``LabError`` for broken images and for a wrong
-    size.
-    """
-    check("size", size, int, 1, 4096)
-    photos = [digest(path).hex() for path in dataset.paths]
-    key = json.dumps([DECODER, photos, dataset.boxes.tolist() if dataset.crop_to_box else None])
-    file = Path(cache_dir) / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}-{size}.npy"
-    return decoded(
-        file,
-        [path.name for path in dataset.paths],
-        dataset.image,
-        size,
-        progress or Live("Декодирование").count,
-    )
 
 
 class Batches:
@@ -73,9 +41,7 @@ class Batches:
         if len(images) != len(labels):
             raise LabError(f"Снимков {len(images)}, а меток {len(labels)}: дайте по метке на снимок.")
         self.device = torch.device(device)
-        self.images = torch.from_numpy(images)
-        if self.device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(self.device)[0] // 2:
-            self.images = self.images.to(self.device)
+        self.images = resident(torch.from_numpy(images), self.device)
         self.labels = torch.as_tensor(labels, dtype=torch.int64).to(self.device)
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.augment, self.mix = augment, mix

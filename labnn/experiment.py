@@ -1,41 +1,37 @@
 """What came out: a run, its record on disk, and the one call that trains it or reads it back."""
 
-import contextlib
 import hashlib
-import io
 import json
 import math
 import os
-import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from unicodedata import normalize
 
 import numpy as np
 import pandas as pd
 import torch
 
-from labnn.batches import Augment, Batches, Mix, decode_images, growing
+from labnn.batches import Augment, Batches, Mix, growing
 from labnn.data import CarsData
 from labnn.kit.checkpoint import saved_threads
-from labnn.kit.errors import Diverged, LabError, check
-from labnn.kit.files import exclusive, remove_unfinished, save_tensors, write_errors
-from labnn.kit.hardware import environment, fastest_threads, limited_threads, prepare, usable_device
+from labnn.kit.decoding import decode_images
+from labnn.kit.errors import Diverged, LabError, check, explained
+from labnn.kit.files import digest, exclusive, save_tensors, write_text
+from labnn.kit.hardware import environment, usable_device
 from labnn.kit.losses import CosineCrossEntropy
-from labnn.kit.messages import memory_errors
 from labnn.kit.progress import Progress, print_progress, say
-from labnn.settings import (  # noqa: F401  the tables too: what to run is asked for here
-    NETWORKS,
-    OPTIMIZERS,
-    ORIGINAL,
+from labnn.layouts import official_classes
+from labnn.settings import (
+    FIRST_SETTINGS,
     Experiment,
     check_names,
     make_model,
     make_optimizer,
-    method,
     own_definitions,
 )
 from labnn.train import FIGURES, HISTORY_COLUMNS, evaluate, train_test
@@ -46,11 +42,10 @@ class Run:
     """A finished run: its experiment, data set, history (the columns of ``train_test``), test predictions and
     environment.
 
-    ``data``: what ``CarsData.describe`` gave. ``predictions``: one row a test image, in the order of the
+    ``data``: what ``describe`` gave. ``predictions``: one row a test image, in the order of the
     annotations, with ``label`` and ``prediction``, and in newer records the four next best, ``second`` to
-    ``fifth``. ``environment``: versions, processor, device, threads,
-    precision. ``definitions``: what the user's own functions were that the experiment names
-    (``identity.definition``).
+    ``fifth``. ``environment``: versions, processor, device, threads, precision. ``definitions``: what the
+    user's own functions were that the experiment names (``identity.definition``).
     """
 
     experiment: Experiment
@@ -63,7 +58,7 @@ class Run:
     @property
     def name(self) -> str:
         """The name of the run's folder, from its experiment and data."""
-        return _name(self.experiment, self.data, self.definitions)
+        return Order(self.experiment, self.data, self.definitions).name
 
     def save(self, folder: str | Path) -> None:
         """Writes ``run.json``, ``history.csv`` and ``predictions.csv`` into a new ``folder``, all or nothing.
@@ -72,147 +67,150 @@ class Run:
         """
         folder = Path(folder)
         if folder.exists():
-            way_out = "переименуйте или удалите её, готовый прогон не перезаписывается"
-            raise LabError(f"Папка прогона {folder} уже есть: {way_out}.")
-        unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
+            raise LabError(
+                f"Папка прогона {folder} уже есть, готовый прогон не перезаписывается: переименуйте её."
+            )
+        unfinished = folder.with_name(f".{folder.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
         last = self.history.iloc[-1].drop(["epoch", "lr", "seconds"]).to_dict()
-        final = {name: _strict(value) for name, value in last.items()}
+        final = {name: None if value != value else value for name, value in last.items()}  # JSON lacks NaN
         final["training_seconds"] = round(self.history["seconds"].sum(), 2)
         record = {"experiment": asdict(self.experiment), "data": self.data, "environment": self.environment}
         record |= {"final": final} | ({"definitions": self.definitions} if self.definitions else {})
-        with write_errors(folder):
-            remove_unfinished(folder)
-            unfinished.mkdir(parents=True)
-            try:
-                text = json.dumps(record, ensure_ascii=False, indent=2, allow_nan=False)
-                (unfinished / "run.json").write_text(text + "\n", encoding="utf-8")
-                for table in ("history", "predictions"):
-                    path = unfinished / f"{table}.csv"
-                    getattr(self, table).to_csv(path, index=False, lineterminator="\n")
-                os.rename(unfinished, folder)
-            finally:
-                shutil.rmtree(unfinished, ignore_errors=True)
+        write_text(unfinished / "run.json", json.dumps(record, ensure_ascii=False, indent=2) + "\n")
+        for table in ("history", "predictions"):
+            text = getattr(self, table).to_csv(index=False, lineterminator="\n")
+            write_text(unfinished / f"{table}.csv", text)
+        os.rename(unfinished, folder)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Run":
         """Reads a record back, figures to the last digit, columns that it does not know as they are.
 
-        Raises ``LabError`` for one that is not whole or contradicts itself.
+        Raises ``LabError`` for one that is damaged, contradicts itself or was made by a newer version.
         """
         folder = Path(folder)
         try:
-            names = ("run.json", "history.csv", "predictions.csv")
-            texts = [(folder / name).read_text(encoding="utf-8-sig") for name in names]
-            if any(re.search("^(<{7}|>{7}) ", text, re.MULTILINE) for text in texts):
-                raise ValueError("в ней метки неразрешённого слияния git")
-            record = json.loads(texts[0], parse_constant=_refuse)
-            required = {one.name for one in fields(Experiment) if not one.metadata["later"]}
-            if missing := required - set(record["experiment"]):  # a default would be a guess
-                raise KeyError(*missing)
-            experiment, own = Experiment(**record["experiment"]), dict(record.get("definitions", {}))
-            history, answers = _read_history(texts[1]), pd.read_csv(io.StringIO(texts[2]))
-            made_by = dict(record["environment"])
-            run = cls(experiment, dict(record["data"]), history, answers, made_by, own)
-            if fault := _fault(run, record["final"]):
-                raise ValueError(fault)
+            record = json.loads((folder / "run.json").read_text(encoding="utf-8-sig"))
+            settings, data, final = record["experiment"], record["data"], record["final"]
+            if newer := set(settings) - {one.name for one in fields(Experiment)}:
+                raise ValueError(f"её записала более новая версия: настроек {', '.join(newer)} здесь нет")
+            if missing := FIRST_SETTINGS - set(settings):  # a default would be a guess
+                raise ValueError(f"нет настроек {', '.join(sorted(missing))}")
+            history = pd.read_csv(folder / "history.csv", dtype=str, keep_default_na=False).map(_value)
+            answers = pd.read_csv(folder / "predictions.csv")
+            history, own = history.infer_objects(), record.get("definitions", {})
+            run = cls(Experiment(**settings), data, history, answers, record["environment"], own)
+            last, right = history[HISTORY_COLUMNS].iloc[-1], (answers["label"] == answers["prediction"]).sum()
+            fits = history["epoch"].tolist() == list(range(1, run.experiment.epochs + 1))
+            fits &= all(last[name] == final[name] for name in FIGURES) and len(answers) == data["test"]
+            # Machines round otherwise, so that an answer or two may differ from the test after the last
+            # epoch.
+            fits &= abs(right - len(answers) * last["test_accuracy"]) <= len(answers) // 100 + 0.5
+            if not (fits and answers[["label", "prediction"]].isin(range(data["classes"])).all(axis=None)):
+                raise ValueError("run.json, history.csv и predictions.csv противоречат друг другу")
             return run
-        except KeyError as error:
-            reason = f"нет {', '.join(sorted(map(str, error.args)))}"
-        except (OSError, ValueError, TypeError, AttributeError, LabError) as error:
-            reason = str(error).rstrip(".")
-        way_out = "восстановите её из git или удалите папку"
-        raise LabError(f"Запись прогона {folder} не читается ({reason}): {way_out}.")
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, LabError) as error:
+            way_out = "восстановите её из git, обновите labnn или перенесите в другое место"
+            raise LabError(
+                f"Запись прогона {folder} не читается ({str(error).rstrip('.')}): {way_out}."
+            ) from error
 
 
-_ANSWERS = ("label", "prediction")
+def _value(text: str) -> int | float | bool | str:
+    """What a cell of a history says, to the last digit in every version of pandas; a watcher's words stay
+    words.
+    """
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return {"True": True, "False": False, "": math.nan}.get(text, text)
 
 
-def _strict(value: Any) -> Any:
-    """``value``, or None for a float that JSON lacks."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+class Order(NamedTuple):
+    """One training that is asked for, by all that its name depends on: settings, what its data is
+    (``describe``) and what the user's own functions are (``own_definitions``).
+    """
+
+    experiment: Experiment
+    data: dict
+    definitions: dict
+
+    @property
+    def name(self) -> str:
+        """Readable in front, and at the end 10 digits that name experiment and data exactly."""
+        experiment, data = self.experiment, self.data
+        settings = {
+            name: value
+            for name, value in asdict(experiment).items()
+            if name in FIRST_SETTINGS or value != getattr(Experiment, name)
+        }
+        known = filter(None, [self.definitions, data.get("content")])  # parts that came later
+        identity = json.dumps([settings, data["fingerprint"], *known], sort_keys=True)
+        shown = f"{data['name']}-{experiment.optimizer}-seed{experiment.seed}"
+        return f"{shown}-{hashlib.sha256(identity.encode()).hexdigest()[:10]}"
+
+    def folder(self, runs_dir: str | Path) -> Path:
+        """Where in ``runs_dir`` the run is recorded, or will be; older records' names know no content of
+        photos.
+        """
+        older = Path(runs_dir) / self._replace(data=self.data | {"content": ""}).name
+        return older if older.exists() else Path(runs_dir) / self.name
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"в run.json не число, а {constant}")
+def describe(data: CarsData) -> dict:
+    """What a record says of its data: name, digests of files and photos, sizes, whether boxes were cropped
+    to, and class names that are not the official ones. Reads each photo once in a process.
+    """
+    listed = [data.class_names]
+    for part in (data.train, data.test):
+        files = [(path.name, path.stat().st_size) for path in part.paths]
+        listed.append([files, part.labels.tolist(), part.boxes.tolist() if part.crop_to_box else None])
+    content = hashlib.sha256(b"".join(map(digest, data.train.paths + data.test.paths)))
+    about = {"name": data.name, "fingerprint": hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]}
+    about |= {"content": content.hexdigest()[:16], "train": len(data.train), "test": len(data.test)}
+    about |= {"classes": len(data.class_names), "crop_to_box": data.train.crop_to_box}
+    official = data.class_names == official_classes()["class"].tolist()
+    return about | ({} if official else {"class_names": data.class_names})
 
 
-def _read_history(text: str) -> pd.DataFrame:
-    # As text first: Python's own float() gives back every digit in all versions of pandas.
-    cells = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
-    history = pd.DataFrame(index=cells.index)
-    for name in cells.columns:
-        column = cells[name].replace({"False": "0", "True": "1", "": "nan"})
-        with contextlib.suppress(ValueError):  # a watcher's words stay words
-            column = column.astype(float)
-        history[name] = column
-    if missing := set(HISTORY_COLUMNS) - set(history):
-        raise KeyError(*missing)
-    if history["epoch"].tolist() != list(range(1, len(history) + 1)):
-        raise ValueError("в history.csv эпохи идут не подряд от первой, каждая один раз")
-    return history.astype({"epoch": int, "collapsed": bool})
+def order(experiment: Experiment, data: CarsData) -> Order:
+    """``experiment`` on ``data``, asked for."""
+    return Order(experiment, describe(data), own_definitions(experiment))
 
 
-def _fault(run: Run, final: dict) -> str:
-    """What of a record cannot be or contradicts another part of it, in Russian; nothing if it is whole."""
-    experiment, history, answers = run.experiment, run.history, run.predictions
-    known = {*run.data, *answers}
-    if missing := {"name", "fingerprint", "train", "test", "classes", "crop_to_box", *_ANSWERS} - known:
-        raise KeyError(*missing)
-    if len(history) != experiment.epochs:
-        return f"эпох в history.csv {len(history)}, а в run.json {experiment.epochs}"
-    tested = history["epoch"] % experiment.test_every == 0
-    tested.iloc[[0, -1]] = True
-    for name in ("lr", "seconds", *FIGURES):
-        column = history[name].dropna() if name.startswith("test") else history[name]
-        most = 1 if name.endswith("accuracy") else math.inf  # the loss of a test on the way may burst
-        if not column.between(0, most).all():
-            return f"в history.csv {name} не всегда от 0 до {'1' if most == 1 else '∞'}"
-    if history.loc[tested, "test_accuracy"].isna().any():
-        return "в history.csv нет точности испытанных эпох"
-    last = history.iloc[-1]
-    if not np.isfinite(last[FIGURES].astype(float)).all():
-        return "последние величины в history.csv не числа"
-    for name in (*FIGURES, *final):
-        if name != "training_seconds" and _strict(last[name]) != final[name]:
-            return f"{name} последней эпохи в history.csv не то, что в run.json"
-    if (images := len(answers)) != run.data["test"]:
-        return f"ответов в predictions.csv {images}, а снимков на тесте {run.data['test']}"
-    label, answer = (answers[name] for name in _ANSWERS)
-    whole = label.dtype == answer.dtype == np.int64
-    if not whole or not label.between(0, run.data["classes"] - 1).all() or answer.min() < 0:
-        return "в predictions.csv не только номера классов"
-    right = int((label == answer).sum())
-    if abs(right - images * last["test_accuracy"]) > images // 100 + 0.5:  # machines round otherwise
-        return f"верных ответов в predictions.csv {right}, а точность {last['test_accuracy']}"
-    return ""
+def run_name(experiment: Experiment, data: CarsData) -> str:
+    """The folder name of a run."""
+    return order(experiment, data).name
+
+
+def run_folder(experiment: Experiment, data: CarsData, runs_dir: str | Path) -> Path:
+    """Where in ``runs_dir`` a run is recorded, or will be."""
+    return order(experiment, data).folder(runs_dir)
 
 
 def load_runs(runs_dir: str | Path) -> list[Run]:
     """Every run recorded in ``runs_dir`` itself, by optimizer and seed; studies have folders of their own.
 
-    A copy of a run's folder is told and not counted. Raises ``LabError`` for another folder that is not named
-    as its run.
+    A folder that is not named as its run, such as a copy, is told and not counted.
     """
     runs = []
-    for path in sorted(Path(runs_dir).glob("*/run.json")):  # a folder's own order is another on every disk
-        folder = path.parent
-        if ".unfinished" in folder.name:
-            continue
-        run = Run.load(folder)
-        if folder.name != run.name and folder.with_name(run.name).exists():
-            say(f"Папка {folder} — копия прогона {run.name}, она не учтена.")
-        else:
-            _check_name(run, folder)
+    for path in sorted(
+        Path(runs_dir).glob("[!.]*/run.json")
+    ):  # a folder's own order is another on every disk
+        run = Run.load(path.parent)
+        if _is_named(run, path.parent):
             runs.append(run)
+        else:
+            say(f"Папка {path.parent} названа не как её прогон {run.name} и не учтена.")
     return sorted(runs, key=lambda run: (run.data["name"], run.experiment.optimizer, run.experiment.seed))
 
 
-def _check_name(run: Run, folder: Path) -> None:
-    if normalize("NFC", folder.name) != normalize("NFC", run.name):
-        way_out = "переименуйте её или восстановите из git"
-        raise LabError(f"Запись в папке {folder} — прогона {run.name}: {way_out}.")
+def _is_named(run: Run, folder: Path) -> bool:
+    return normalize("NFC", folder.name) == normalize("NFC", run.name)
 
 
+@explained()
 def run_or_load(
     experiment: Experiment,
     data: CarsData,
@@ -227,112 +225,73 @@ def run_or_load(
     recorded.
 
     Two calls for the same run, in two processes, do not disturb each other: the second waits and reads what
-    the first recorded. ``progress`` is called after each epoch, and once with the whole history of a run that
-    was found. ``cache_dir`` holds the decoded images, the checkpoint of an interrupted training, from which
-    the next call goes on, and the weights of finished ones (``.pt``, a ``state_dict``). ``device``: by
-    default a GPU where there is one. The same experiment on the same machine gives the same history
-    (``seconds`` apart), to the last digit on a CPU with the same number of threads; on a GPU the order of
-    sums in the backward pass varies, and the last digits with it.
+    the first recorded. ``progress`` is called after each epoch, and once with the whole history of a run
+    that was found. ``cache_dir`` holds the decoded images, the checkpoint of an interrupted training, from
+    which the next call goes on, and the weights of finished ones, a ``state_dict`` in ``NAME.pt``.
+    ``device``: by default a GPU where there is one. The same experiment gives the same history (``seconds``
+    apart), to the last digit on one machine's CPU with the same number of ``threads``; on a GPU the order
+    of sums in the backward pass varies, and the last digits with it. Raises ``LabError``, its cause the
+    library's error.
     """
-    device = usable_device(device)
-
-    def training(checkpoint: Path) -> tuple[Run, dict]:
-        photos = decode(experiment, data, cache_dir)
-        return train(experiment, photos, device, checkpoint, progress, threads)
-
-    return record_once(experiment, data, runs_dir, cache_dir, device.type, training, progress)
+    asked = order(experiment, data)
+    places = {"runs_dir": runs_dir, "cache_dir": cache_dir, "device": device}
+    return train_once(
+        asked, lambda: decode(experiment, data, cache_dir), **places, progress=progress, threads=threads
+    )
 
 
-def record_once(
-    experiment: Experiment,
-    data: CarsData,
+def train_once(
+    asked: Order,
+    photos: Callable[[], "Photos"],
+    *,
     runs_dir: str | Path,
     cache_dir: str | Path,
-    device_type: str,
-    training: Callable[[Path], tuple[Run, dict]],
-    progress: Progress = lambda rows, epochs: None,
+    device: str | torch.device | None,
+    progress: Progress,
+    threads: int | None,
 ) -> Run:
-    """``run_or_load`` by any ``training``, on "cpu" or "cuda": given the file of the checkpoint, it gives the
-    run and the ``state_dict``.
-    """
-    folder = run_folder(experiment, data, runs_dir)
-    checkpoint = Path(cache_dir) / f"{folder.name}-{device_type}.checkpoint"
+    """``run_or_load`` of what is ``asked``, on ``photos``, which are not needed where it is recorded."""
+    folder = asked.folder(runs_dir)
     if not folder.exists():
-        check_names(experiment)
-        with exclusive(checkpoint, f"Прогон {folder.name}"):
+        check_names(asked.experiment)
+        checkpoint = Path(cache_dir) / f"{folder.name}.checkpoint"
+        with exclusive(checkpoint):
             if not folder.exists():  # nobody has trained it meanwhile
-                remove_unfinished(checkpoint.with_suffix(".pt"))
-                run, weights = training(checkpoint)
+                run, weights = train(asked, photos(), usable_device(device), checkpoint, progress, threads)
                 save_tensors(weights, checkpoint.with_suffix(".pt"))
                 run.save(folder)
-                checkpoint.unlink(missing_ok=True)  # a run of one's last epoch may come home before it
+                checkpoint.unlink()
                 return run
     run = Run.load(folder)
-    _check_name(run, folder)
-    progress(run.history.to_dict("records"), experiment.epochs)
+    if not _is_named(run, folder):
+        raise LabError(
+            f"В папке {folder} запись другого прогона, {run.name}: переименуйте папку или верните свою."
+        )
+    progress(run.history.to_dict("records"), asked.experiment.epochs)
     return run
 
 
-def run_name(experiment: Experiment, data: CarsData) -> str:
-    """The folder name of a run: readable in front, and at the end 10 digits that name experiment and data
-    exactly.
-    """
-    return _name(experiment, data.describe(), own_definitions(experiment))
-
-
-def run_folder(experiment: Experiment, data: CarsData, runs_dir: str | Path) -> Path:
-    """Where in ``runs_dir`` a run is recorded, or will be; records that do not know the content of their
-    photos have names without it.
-    """
-    now, definitions = data.describe(), own_definitions(experiment)
-    names = [_name(experiment, known, definitions) for known in (now | {"content": ""}, now)]
-    folders = [Path(runs_dir) / name for name in names]
-    return folders[0] if folders[0].exists() else folders[1]
-
-
-def _name(experiment: Experiment, data: dict, definitions: dict) -> str:
-    later = {one.name for one in fields(experiment) if one.metadata["later"]}
-    settings = {
-        name: value
-        for name, value in asdict(experiment).items()
-        if name not in later or value != getattr(type(experiment), name)
-    }
-    known = filter(None, [definitions, data.get("content")])  # parts that came later
-    identity = json.dumps([settings, data["fingerprint"], *known], sort_keys=True)
-    digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
-    return f"{data['name']}-{experiment.optimizer}-seed{experiment.seed}-{digest}"
-
-
 class Photos(NamedTuple):
-    """What a training needs of a data set: decoded photos, uint8 ``(n, side, side, 3)``, and their labels,
-    int64 ``(n,)``, of both parts, the number of classes, and what the record says of the data
-    (``CarsData.describe``).
+    """What a training needs of a data set: the files of decoded photos, arrays uint8 ``(n, side, side,
+    3)``, and their labels, int64 ``(n,)``, of both parts, and the number of classes.
     """
 
-    train: np.ndarray
+    train: Path
     train_labels: np.ndarray
-    test: np.ndarray
+    test: Path
     test_labels: np.ndarray
     classes: int
-    description: dict
 
 
-def decode(
-    experiment: Experiment,
-    data: CarsData,
-    cache_dir: str | Path = "data/cache",
-    progress: Callable[[int, int], None] | None = None,
-) -> Photos:
+def decode(experiment: Experiment, data: CarsData, cache_dir: str | Path = "data/cache") -> Photos:
     """Decodes ``data`` for ``experiment``, once; pictures to crop from are kept a quarter larger, so that
     crops stay sharp.
     """
     size = experiment.image_size
     train_size = size * 5 // 4 if experiment.min_crop_area < 1 else size
-    train_images = decode_images(data.train, train_size, cache_dir, progress)
-    test_images = decode_images(data.test, experiment.test_size or size, cache_dir, progress)
-    return Photos(
-        train_images, data.train.labels, test_images, data.test.labels, len(data.class_names), data.describe()
-    )
+    train_file = decode_images(data.train, train_size, cache_dir)
+    test_file = decode_images(data.test, experiment.test_size or size, cache_dir)
+    return Photos(train_file, data.train.labels, test_file, data.test.labels, len(data.class_names))
 
 
 def make_batches(
@@ -345,34 +304,33 @@ def make_batches(
         augment = Augment(side, experiment.min_crop_area, experiment.mirror, experiment.colour)
     if experiment.mix:
         mix = Mix(photos.classes, experiment.mix)
+    # Copy-on-write: PyTorch takes writable memory only.
+    train_images, test_images = (np.load(file, mmap_mode="c") for file in (photos.train, photos.test))
     options = {"device": device, "shuffle": True, "seed": experiment.seed, "augment": augment, "mix": mix}
-    train_batches = Batches(photos.train, photos.train_labels, experiment.batch_size, **options)
-    return train_batches, Batches(photos.test, photos.test_labels, 128, device=device)
+    train_batches = Batches(train_images, photos.train_labels, experiment.batch_size, **options)
+    return train_batches, Batches(test_images, photos.test_labels, 128, device=device)
 
 
-@memory_errors()
 def train(
-    experiment: Experiment,
+    asked: Order,
     photos: Photos,
     device: torch.device,
     checkpoint: str | Path | None = None,
     progress: Progress = print_progress,
     threads: int | None = None,
 ) -> tuple[Run, dict]:
-    """Trains ``experiment`` on ``photos`` and tests it: the run and the network's ``state_dict``, tensors on
-    the CPU.
+    """Trains what is ``asked`` on ``photos`` and tests it: the run and the network's ``state_dict``,
+    tensors on the CPU.
 
-    ``threads`` of the CPU, by default those of the checkpoint or the number that is fastest now.
+    ``threads`` of the CPU: by default those of the checkpoint, or as many as PyTorch has.
     """
-    if threads is not None:
-        check("threads", threads, int, 1, 1024)
-    model = make_model(experiment, photos.classes, device)
-    prepare(model)
-    batch = torch.zeros(experiment.batch_size, 3, experiment.image_size, experiment.image_size, device=device)
-    threads = threads or saved_threads(checkpoint) or fastest_threads(model, batch)
-    train_batches, test_batches = make_batches(experiment, photos, device)
-    optimizer, scheduler = make_optimizer(experiment, model, experiment.epochs * len(train_batches))
-    with limited_threads(threads):
+    experiment, before = asked.experiment, torch.get_num_threads()
+    check("threads", threads or 1, int, 1, 1024)
+    torch.set_num_threads(threads or saved_threads(checkpoint) or before)
+    try:
+        model = make_model(experiment, photos.classes, device).to(memory_format=torch.channels_last)
+        train_batches, test_batches = make_batches(experiment, photos, device)
+        optimizer, scheduler = make_optimizer(experiment, model, experiment.epochs * len(train_batches))
         history = train_test(
             model,
             optimizer,
@@ -389,11 +347,13 @@ def train(
         )
         tested = evaluate(model, test_batches, mirror=experiment.mirror_test)
         made_by = environment(device)
+    finally:
+        torch.set_num_threads(before)
     if not math.isfinite(history["test_loss"].iloc[-1]):
         way_out = f"уменьшите lr (сейчас {experiment.lr:.2g}) или удлините warmup"
         raise Diverged(f"После последней эпохи потери на тесте не число, прогон не записан: {way_out}.")
     predictions = pd.DataFrame({"label": photos.test_labels, "prediction": tested.predictions.numpy()})
     for name, classes in zip(("second", "third", "fourth", "fifth"), tested.best.T[1:], strict=False):
         predictions[name] = classes.numpy()
-    run = Run(experiment, photos.description, history, predictions, made_by, own_definitions(experiment))
+    run = Run(experiment, asked.data, history, predictions, made_by, asked.definitions)
     return run, {name: tensor.cpu() for name, tensor in model.state_dict().items()}

@@ -5,7 +5,6 @@ from torch import Tensor, nn
 
 from labnn.kit.dropout import Dropout
 from labnn.kit.errors import check
-from labnn.kit.weights import imagenet_weights
 
 # Stem channels and kernel, then in the network's order, after the stem's own pool, Fire modules by their
 # squeeze channels (each of the two expand convolutions has four times as many) and "pool", a 3x3 max-pool of
@@ -63,7 +62,7 @@ class SqueezeNet(nn.Module):
 
     ``init`` "he": convolutions start from He et al. (2015, arXiv 1502.01852, eq. 10), the last from N(0,
     0.01) as in the paper's own configuration. "default": PyTorch's start, U(-a, a) with a = 1/sqrt(fan in),
-    too small for this depth: the signal dies before the last layer (``diagnose.signal_by_layer`` shows it).
+    too small for this depth: the signal dies before the last layer (``report.signal`` shows it).
 
     Raises ``LabError`` for values out of range.
     """
@@ -109,17 +108,3 @@ class SqueezeNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(self.features(images)).flatten(1)
-
-
-def squeezenet_imagenet(num_classes: int = 196, version: str = "1_1", dropout: float = 0.5) -> SqueezeNet:
-    """SqueezeNet with the weights that torchvision publishes for ImageNet, and a new last convolution.
-
-    For fine-tuning: without batch norm, as published, and without ReLU on the logits. Images are normalised
-    as ``Batches`` does. Raises ``LabError`` as ``SqueezeNet`` and ``kit.weights.imagenet_weights`` do.
-    """
-    model = SqueezeNet(num_classes, version, batch_norm=False, dropout=dropout, logits_relu=False)
-    weights = imagenet_weights(f"SqueezeNet{version}_Weights")
-    for part in ("classifier.1.weight", "classifier.1.bias"):
-        weights[part] = model.state_dict()[part]
-    model.load_state_dict(weights)
-    return model

@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from labnn.batches import Batches
-from labnn.data import open_dataset, read_picture
-from labnn.experiment import Run
+from labnn.data import open_dataset
+from labnn.experiment import Run, describe
 from labnn.kit.errors import LabError
-from labnn.kit.files import atomic_write
 from labnn.kit.hardware import device_of, usable_device
+from labnn.kit.pictures import read_picture
 from labnn.kit.progress import say
 from labnn.layouts import list_photos, official_classes
 from labnn.model import SqueezeNet
@@ -84,7 +84,7 @@ def _class_names(run: Run, folder: Path, data_root: str | Path | None) -> Sequen
     if data_root is not None:
         data = open_dataset(data_root, crop_to_box=run.data["crop_to_box"])
         data = data.validation() if run.data["name"] == f"{data.name}-validation" else data
-        if data.fingerprint() != run.data["fingerprint"]:
+        if describe(data)["fingerprint"] != run.data["fingerprint"]:
             raise LabError(f"Прогон {folder} сделан на другом наборе, чем {data_root}: укажите его набор.")
         return data.class_names
     if names := run.data.get("class_names"):
@@ -161,19 +161,10 @@ def plot_answers(trained: Trained, answers: pd.DataFrame) -> Figure:
     return figure
 
 
-def check_figure_path(path: str | Path) -> Path:
-    """``path`` as a path. Raises ``LabError`` for a suffix that ``save_answers`` cannot write."""
+def check_figure_path(path: str | Path) -> None:
+    """Raises ``LabError`` where the suffix of ``path`` is that of no figure."""
     if Path(path).suffix.lower() not in FIGURE_SUFFIXES:
         raise LabError(f"Рисунок {path} не записать: окончание имени — одно из {', '.join(FIGURE_SUFFIXES)}.")
-    return Path(path)
-
-
-def save_answers(figure: Figure, path: str | Path) -> Path:
-    """Writes ``figure`` to ``path`` in the format of its suffix, whole or not at all; gives the path."""
-    path = check_figure_path(path)
-    with atomic_write(path) as unfinished:
-        figure.savefig(unfinished, dpi=160, format=path.suffix[1:].lower())
-    return path
 
 
 def _prepared(trained: Trained, path: str | Path) -> Tensor:

@@ -21,7 +21,7 @@ from labnn.data import CarsData
 from labnn.experiment import Run, decode, make_batches
 from labnn.kit.errors import LabError, check
 from labnn.kit.progress import clock, say
-from labnn.report.records import best_rates
+from labnn.report import records
 from labnn.report.statistics import MARGIN, pairs_needed
 from labnn.runner import run_all
 from labnn.settings import Experiment, check_names, make_model, make_optimizer
@@ -144,7 +144,7 @@ class Protocol:
         """Then the final runs, in ``runs_dir``/final, with the rates that were best in ``tuning``; those that
         diverge are told and left out. Raises ``LabError`` where fewer than two optimizers are left.
         """
-        rates = best_rates(tuning)
+        rates = records.best_rates(records.table(tuning))
         options = {"title": "Итоговые прогоны", "skip_diverged": True} | options
         runs = run_all(self.finals(rates), data, Path(runs_dir) / "final", **options)
         if len({run.experiment.optimizer for run in runs}) < 2:

@@ -12,17 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp import GradScaler
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from labnn.kit.average import Average
-from labnn.kit.checkpoint import Checkpoint
-from labnn.kit.errors import LabError
-from labnn.kit.hardware import autocast, device_of, prepare, sent, sum_dtype
+from labnn.kit.checkpoint import Checkpoint, describe_training, length, places
+from labnn.kit.errors import Diverged, LabError, check, explained
+from labnn.kit.hardware import autocast, device_of, keep_freed_memory, sent
 from labnn.kit.hardware import precision as fast_precision
-from labnn.kit.looks import as_pair, describe_training, look_at_batch, look_at_parts, look_at_settings
-from labnn.kit.messages import explain_end, explain_types, memory_errors, refuse_divergence, skipped_steps
-from labnn.kit.progress import Progress, print_progress
+from labnn.kit.progress import Progress, print_progress, say
 from labnn.kit.watchers import COLLAPSE_COLUMNS, Epoch, watch_collapse, watch_maximum
 
 FIGURES = ["train_loss", "train_accuracy", "test_loss", "test_accuracy"]
@@ -35,8 +33,9 @@ Watcher = Callable[[Epoch], dict]
 
 class Evaluation(NamedTuple):
     """Of all images of a loader: mean cross-entropy in nats, accuracy 0..1, the classes predicted and true,
-    int64 ``(n,)``, the information that an answer gives of its picture, in nats (``watchers.find_collapse``),
-    and the five most probable classes or fewer, int64 ``(n, 5)``, the best first.
+    int64 ``(n,)``, the information that an answer gives of its picture, in nats
+    (``watchers.watch_collapse``), and the five most probable classes or fewer, int64 ``(n, 5)``, the best
+    first.
     """
 
     loss: float
@@ -47,7 +46,7 @@ class Evaluation(NamedTuple):
     best: Tensor
 
 
-@memory_errors()
+@explained()
 def train_test(
     model: nn.Module,
     optimizer: Optimizer,
@@ -67,47 +66,56 @@ def train_test(
 ) -> pd.DataFrame:
     """Trains ``model`` where it lies for ``epochs`` passes over ``train_loader`` and tests it on the way.
 
-    Minimises ``criterion(logits, labels)``; steps ``scheduler`` after every batch; computes in ``precision``,
-    by default bf16 or fp16 where the hardware is fast at it. A loader gives ``(images, labels)``: float
-    ``(batch, 3, H, W)`` and int64 ``(batch,)``, or for mixed pictures class shares, float ``(batch,
-    classes)``; if it has ``set_epoch``, that is called with the pass's number from 0. An optimizer with
-    ``train()`` and ``eval()``, as schedule-free ones, is switched. With ``ema_decay`` the network that is
-    tested, and left in ``model``, is the exponential moving average of the weights. Tests after the first
-    epoch, every ``test_every`` and the last (``mirror_test``: see ``evaluate``); between, ``test_*`` are NaN.
-    With ``checkpoint``, a file, the state is written there after every epoch, and a later call with the same
-    arguments goes on from it to the same history.
+    Minimises ``criterion(logits, labels)``; steps ``scheduler`` after every batch; computes in
+    ``precision``, "float32", "bfloat16" or "float16", by default what the hardware is fast at: the same
+    steps as PyTorch's own loop. A loader gives ``(images, labels)``: float ``(batch, 3, H, W)`` and int64
+    ``(batch,)``, or for mixed pictures class shares, float ``(batch, classes)``; its parts that have
+    ``set_epoch`` are told the pass's number from 0. An optimizer with ``train()`` and ``eval()``, as
+    schedule-free ones, is switched. With ``ema_decay`` the network that is tested, and left in ``model``,
+    is the exponential moving average of the weights. Tests after the first epoch, every ``test_every`` and
+    the last (``mirror_test``: see ``evaluate``). With ``checkpoint``, a file, the state is written there
+    after every epoch, and a later call with the same arguments goes on from it to the same history.
 
     Returns the history, a row an epoch: ``epoch`` from 1, ``lr`` of its last step, ``seconds`` of training
     only, ``train_loss`` and ``train_accuracy`` as met on the way, ``test_loss`` and ``test_accuracy`` after
-    it; losses are means over images of the plain cross-entropy, in nats, accuracies 0..1, for a mixed picture
-    by its larger share. The columns of ``watchers`` follow. Raises ``LabError`` for values out of range, an
-    empty loader, a checkpoint that does not fit and too little memory, ``Diverged`` when the loss of an epoch
-    is no number.
+    it, NaN between tests; losses are means over images of the plain cross-entropy, in nats, accuracies
+    0..1, for a mixed picture by its larger share. The columns of ``watchers`` follow. Raises ``LabError``,
+    its cause PyTorch's error, and ``Diverged`` when the loss of an epoch is no number.
     """
-    look_at_settings(epochs, test_every, ema_decay, precision)
-    loaders = train_loader, test_loader
-    look_at_parts(model, optimizer, scheduler, loaders, epochs)
-    device = prepare(model)
+    check("epochs", epochs, int, 1, 10**6)
+    check("ema_decay", ema_decay, float, 0, 0.999999)
+    _look_at(model, optimizer, scheduler, epochs, train_loader)
+    device = device_of(model)
+    if device.type == "cpu":
+        keep_freed_memory()
     precision = precision or fast_precision(device)
-    averaged = Average(model, ema_decay) if ema_decay else None
+    averaged = None
+    if ema_decay:
+        averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True)
     tested = averaged.module if averaged else model
-    scaler = GradScaler(device.type) if precision == "float16" else None
+    scaler = GradScaler(device.type, enabled=precision == "float16")
+    if isinstance(optimizer, SGD):  # fused, it leaves the momentum unset where the first step is skipped
+        optimizer._step_supports_amp_scaling = False
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
-    about = describe_training(parts, criterion, loaders, ema_decay) if checkpoint else {}
-    parts |= {"averaged": averaged, "scaler": scaler}
+    loaders = train_loader, test_loader
+    about = describe_training(**parts, criterion=criterion, ema_decay=ema_decay, loaders=loaders)
+    parts |= {"averaged": averaged, "scaler": scaler if scaler.is_enabled() else None}
     saved = Checkpoint(checkpoint, parts, loaders, device, about)
-    rows = saved.load(epochs)
-    if len(rows) == epochs:  # stopped after the last epoch, before anyone saw the result
+    rows = saved.load()
+    if len(rows) >= epochs:  # stopped after the last epoch, before anyone saw the result
+        check("epochs", epochs, int, len(rows), 10**6)
         progress(rows, epochs)
 
-    with explain_end(rows, epochs, checkpoint), skipped_steps():
+    try:
         for epoch in range(len(rows), epochs):
-            _set_epoch(train_loader, epoch)
+            for place in places(train_loader):
+                getattr(place, "set_epoch", int)(epoch)
             steps, figures = train_epoch(
                 model, optimizer, train_loader, scheduler, criterion, averaged, scaler, precision
             )
             row = {"epoch": epoch + 1} | figures | {"test_loss": math.nan, "test_accuracy": math.nan}
-            refuse_divergence(row, checkpoint, map(as_pair, islice(train_loader, steps)))
+            if not math.isfinite(row["train_loss"]):
+                raise _diverged(row, islice(train_loader, steps), checkpoint)
             test = None
             if epoch == 0 or (epoch + 1) % test_every == 0 or epoch + 1 == epochs:
                 test = evaluate(tested, test_loader, mirror=mirror_test, precision=precision)
@@ -117,6 +125,10 @@ def train_test(
             saved.save([*rows, row])
             rows.append(row)
             progress(rows, epochs)
+    except KeyboardInterrupt:
+        kept = f"сохранено эпох {len(rows)} из {epochs}, тот же вызов продолжит с них"
+        say(f"Остановлено: {kept if checkpoint and rows else 'сохранённых эпох нет'}.")
+        raise
 
     if averaged:
         model.load_state_dict(tested.state_dict())
@@ -129,23 +141,20 @@ def train_epoch(
     loader: Loader,
     scheduler: LRScheduler | None = None,
     criterion: Criterion = F.cross_entropy,
-    averaged: Average | None = None,
+    averaged: AveragedModel | None = None,
     scaler: GradScaler | None = None,
     precision: str | None = None,
 ) -> tuple[int, dict[str, float]]:
     """One pass of ``train_test`` over ``loader``: its steps, and of its row ``lr``, ``seconds`` and
     ``train_*``.
     """
-    device, start, steps = device_of(model), time.perf_counter(), 0
-    sums, lr = _Sums(device), optimizer.param_groups[0]["lr"]
+    device, start, steps, lr = device_of(model), time.perf_counter(), 0, math.nan
+    sums, scaler = _Sums(device), scaler or GradScaler(device.type, enabled=False)  # then it changes nothing
     model.train()
-    _switch(optimizer, "train")
-    scaler = scaler or GradScaler(device.type, enabled=False)  # then it changes nothing
+    getattr(optimizer, "train", int)()
     for images, labels in _on_device(loader, device):
-        with autocast(device, precision), explain_types(model, images):
+        with autocast(device, precision):
             logits = model(images)
-            if not steps:
-                look_at_batch(logits, labels, training=True)
             loss = criterion(logits, labels)
         optimizer.zero_grad()
         scaler.scale(loss).backward()
@@ -154,41 +163,42 @@ def train_epoch(
         if averaged is not None:
             averaged.update_parameters(model)
         sums.add(logits.detach(), labels)
-        steps, lr = steps + 1, optimizer.param_groups[0]["lr"]
+        steps, lr = steps + 1, float(optimizer.param_groups[0].get("lr", math.nan))
         if scheduler is not None:
             scheduler.step()
-    _switch(optimizer, "eval")
+    getattr(optimizer, "eval", int)()
     loss, accuracy = sums.means()
     seconds = time.perf_counter() - start
-    return steps, {"lr": float(lr), "seconds": seconds, "train_loss": loss, "train_accuracy": accuracy}
+    return steps, {"lr": lr, "seconds": seconds, "train_loss": loss, "train_accuracy": accuracy}
 
 
-@memory_errors()
+@explained()
+@torch.inference_mode()
 def evaluate(
     model: nn.Module, loader: Loader, *, mirror: bool = False, precision: str | None = None
 ) -> Evaluation:
     """Tests ``model`` in eval mode on every batch ``(images, labels)`` of ``loader``, on the device that
     holds it.
 
-    With ``mirror`` an image's probabilities are the mean over the image and its mirrored self.
+    With ``mirror`` an image's probabilities are the mean over the image and its mirrored self. Raises
+    ``LabError`` for probabilities in place of logits, its cause PyTorch's error for what PyTorch refuses.
     """
     device = device_of(model)
-    sums = _Sums(device)
-    answers, mean_answer, certainty = [], 0, 0
+    sums, answers, mean_answer, certainty = _Sums(device), [], 0, 0
     model.eval()
-    with torch.inference_mode():
-        for images, labels in _on_device(loader, device):
-            with autocast(device, precision), explain_types(model, images):
-                logits = model(images)
-                if not answers:
-                    look_at_batch(logits, labels, training=False)
-                logs = logits.float().log_softmax(1)
-                if mirror:
-                    logs = torch.logaddexp(logs, model(images.flip(3)).float().log_softmax(1)) - math.log(2)
-            best = logs.sort(dim=1, descending=True, stable=True).indices[:, :5]
-            answers.append(torch.cat([torch.stack([sums.add(logs, labels), labels], dim=1), best], dim=1))
-            mean_answer = mean_answer + logs.exp().sum(0, dtype=sums.loss.dtype)
-            certainty = certainty + (logs.exp() * logs).sum(dtype=sums.loss.dtype)
+    for images, labels in _on_device(loader, device):
+        with autocast(device, precision):
+            logits = model(images)
+            if not answers and (logits.min() >= 0) & ((logits.sum(1) - 1).abs().max() < 1e-3):
+                raise LabError("Сеть отвечает вероятностями, а потери считаются от логитов: уберите Softmax.")
+            logs = logits.float().log_softmax(1)
+            if mirror:
+                logs = torch.logaddexp(logs, model(images.flip(3)).float().log_softmax(1)) - math.log(2)
+        best = logs.sort(dim=1, descending=True, stable=True).indices[:, :5]
+        answers.append(torch.cat([torch.stack([sums.add(logs, labels), labels], dim=1), best], dim=1))
+        mean_answer = mean_answer + logs.exp().sum(0, dtype=torch.float64)
+        # A class that is ruled out by -inf adds nothing.
+        certainty = certainty + (logs.exp() * logs.clamp(min=-1e30)).sum(dtype=torch.float64)
     loss, accuracy = sums.means()
     mean_answer = mean_answer / sums.images
     information = certainty / sums.images - torch.special.xlogy(mean_answer, mean_answer).sum()
@@ -197,12 +207,10 @@ def evaluate(
 
 
 class _Sums:
-    """Loss and correct answers summed where the network is, so that only the epoch's end waits for the
-    device.
-    """
+    """Loss and correct answers summed where the network is: only the epoch's end waits for the device."""
 
     def __init__(self, device: torch.device):
-        self.loss, self.correct = torch.zeros(2, device=device, dtype=sum_dtype(device))
+        self.loss, self.correct = torch.zeros(2, device=device, dtype=torch.float64)
         self.images = 0
 
     def add(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -221,19 +229,41 @@ class _Sums:
         return loss / self.images, correct / self.images
 
 
-def _set_epoch(loader: Loader, epoch: int) -> None:
-    """Tells the number of the pass, from 0, to a loader or sampler whose order depends on it."""
-    for place in (loader, getattr(loader, "sampler", None)):
-        if hasattr(place, "set_epoch"):
-            place.set_epoch(epoch)
-
-
-def _switch(optimizer: Optimizer, mode: str) -> None:
-    """Calls ``train()`` or ``eval()`` of an optimizer that has both, as schedule-free ones do."""
-    if hasattr(optimizer, "train") and hasattr(optimizer, "eval"):
-        getattr(optimizer, mode)()
-
-
 def _on_device(loader: Loader, device: torch.device) -> Iterable[tuple[Tensor, Tensor]]:
-    for images, labels in map(as_pair, loader):
-        yield sent(images, device, torch.channels_last), sent(labels, device)
+    for images, labels in loader:
+        yield sent(images, device), sent(labels, device)
+
+
+def _look_at(model, optimizer, scheduler, epochs: int, loader: Loader) -> None:
+    """Tells what PyTorch would train on in silence: parts of different trainings, weights that nothing
+    changes.
+    """
+    held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+    learned = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    left = [name for name, weight in learned.items() if id(weight) not in held]
+    if len(left) == len(learned):
+        raise LabError("Оптимизатор не держит ни одного веса этой сети: создайте его от model.parameters().")
+    if left:
+        say(f"Внимание: оптимизатор не меняет веса {', '.join(left[:3])} (всего таких {len(left)}).")
+    if scheduler is None:
+        return
+    if getattr(scheduler, "optimizer", optimizer) is not optimizer:
+        raise LabError("Расписание создано для другого оптимизатора: создайте его заново для этого.")
+    batches = length(loader)
+    if batches is None or getattr(scheduler, "total_steps", None) != epochs * batches:
+        say(f"Расписание делает шаг после каждого пакета, пакетов в эпохе: {batches or 'неизвестно'}.")
+
+
+def _diverged(row: dict, batches: Iterable[tuple[Tensor, Tensor]], checkpoint: str | Path | None) -> LabError:
+    """The cause of a loss that is no number: pictures of ``batches`` that hold none, or the settings."""
+    if any(not images.isfinite().all() for images, _ in batches):
+        return LabError(
+            "В обучающих снимках есть значения, которые не числа: исправьте набор или преобразование."
+        )
+    kept = (
+        "контрольная точка прошлой эпохи цела" if checkpoint and row["epoch"] > 1 else "сохранять было нечего"
+    )
+    return Diverged(
+        f"В эпоху {row['epoch']} потери стали {row['train_loss']}: уменьшите lr (сейчас {row['lr']:.2g}) или "
+        f"удлините warmup; {kept}."
+    )

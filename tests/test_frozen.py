@@ -13,7 +13,9 @@ from conftest import MINICARS, PROJECT
 
 from labnn import OPTIMIZERS
 from labnn.data import open_dataset
-from labnn.experiment import Experiment, Run, environment, run_or_load
+from labnn.experiment import Run, run_or_load
+from labnn.kit.hardware import environment
+from labnn.settings import Experiment
 
 FILE = PROJECT / "tests" / "frozen.json"
 RUNS = PROJECT / "data" / "runs"

@@ -10,8 +10,7 @@ from conftest import MINICARS
 
 from labnn import Experiment, LabError, evaluate, open_dataset, run_or_load
 from labnn.__main__ import main
-from labnn.batches import Batches, decode_images
-from labnn.experiment import Run
+from labnn.experiment import Run, decode, make_batches
 from labnn.predict import EXAMPLE, find_photos, open_network, plot_answers, predict
 from labnn.report.maps import class_maps, plot_class_maps
 
@@ -26,7 +25,7 @@ def network():
 def test_committed_weights_give_the_recorded_accuracy_within_their_half_precision(network, tmp_path):
     run = Run.load(EXAMPLE)
     data = open_dataset(MINICARS, crop_to_box=True)
-    batches = Batches(decode_images(data.test, network.size, tmp_path), data.test.labels, 128)
+    _, batches = make_batches(run.experiment, decode(run.experiment, data, tmp_path))
     tested = evaluate(network.model, batches, mirror=run.experiment.mirror_test)
     recorded = torch.tensor(run.predictions["prediction"].tolist())
     assert (tested.predictions != recorded).sum() <= 2

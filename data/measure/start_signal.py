@@ -12,11 +12,7 @@ from labnn.batches import Batches, decode_images
 from labnn.data import open_dataset
 from labnn.kit.errors import LabError
 from labnn.kit.files import atomic_write
-
-try:
-    from labnn.report.studies import start_signals
-except ImportError:  # to be dropped once start_signals has moved
-    from labnn.report.write import start_signals
+from labnn.report.signal import start_signals
 
 
 def write_signals(root: Path, out: Path, cache: Path) -> int:

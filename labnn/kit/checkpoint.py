@@ -1,98 +1,150 @@
 """A training's state in a file: the parts that learn, the random generators, the history so far."""
 
+import copy
+import io
+import random
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from labnn.kit.errors import LabError
 from labnn.kit.files import save_tensors
-from labnn.kit.hardware import on_host
-from labnn.kit.messages import is_out_of_memory
 
 
 class Checkpoint:
-    """The state of a training, saved in ``path`` after every epoch, whole or not at all; without a path in no
-    file.
+    """The state of a training, saved in the file ``path`` after every epoch, whole or not at all; without a
+    path nothing is kept.
 
-    ``parts`` have a ``state_dict``, those that are None are left out. Of ``loaders`` the generators of their
-    own are kept, as ``DataLoader(generator=...)`` and its sampler have them, beside the global ones of the
-    host and of ``device``.
+    ``parts`` have a ``state_dict``; those that are None are left out. The generators of ``loaders``' own
+    parts are kept, beside the global ones of PyTorch, numpy and Python. ``about`` says in words by name
+    what training it is.
     """
 
     def __init__(
         self,
         path: str | Path | None,
         parts: dict[str, Any],
-        loaders: Iterable[Any] = (),
-        device: torch.device | None = None,
-        about: dict[str, str] | None = None,
+        loaders: Iterable[Any],
+        device: torch.device,
+        about: dict[str, str],
     ):
-        self.path = path and Path(path)
+        self.path, self.device, self.about = path and Path(path), device, about
         self.parts = {name: part for name, part in parts.items() if part is not None}
-        places = [place for loader in loaders for place in (loader, getattr(loader, "sampler", None))]
-        found = [getattr(place, "generator", None) for place in places]
+        found = [getattr(place, "generator", None) for loader in loaders for place in places(loader)]
         self.generators = list({id(one): one for one in found if isinstance(one, torch.Generator)}.values())
-        self.device = device or torch.device("cpu")
-        self.about = about or {}
+        self._readable = False
 
     def save(self, rows: list[dict]) -> None:
-        """Writes the state with the history ``rows``, a dict an epoch."""
-        if self.path:
-            state = {name: part.state_dict() for name, part in self.parts.items()}
-            state["rows"], state["threads"], state["about"] = rows, torch.get_num_threads(), self.about
-            state["generators"] = [generator.get_state() for generator in self.generators]
-            state["cpu_rng"] = torch.get_rng_state()
-            state["device_rng"] = self._device_rng("get")
-            save_tensors(on_host(state, self.device), self.path)
+        """Writes the state with the history ``rows``, a dict an epoch.
 
-    def load(self, epochs: int) -> list[dict]:
-        """Puts the saved state back and gives its rows, at most ``epochs``; none where nothing is saved.
+        Raises ``LabError``, before a file is written, for a state that could not be read back.
+        """
+        if not self.path:
+            return
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        state |= {"rows": rows, "about": self.about, "threads": torch.get_num_threads()}
+        state["generators"] = [generator.get_state() for generator in self.generators]
+        state |= {"cpu_rng": torch.get_rng_state(), "device_rng": self._device_rng()}
+        state |= {"python_rng": random.getstate(), "numpy_rng": np.random.get_state(legacy=False)}
+        state = _plain(state)
+        if not self._readable:
+            content = io.BytesIO()
+            try:
+                torch.save(state, content)
+                content.seek(0)
+                torch.load(content, map_location="cpu", weights_only=True)
+            except Exception as error:  # whatever the pickler of a foreign object raises
+                reason = str(error).partition("\n")[0][:150]
+                raise LabError(
+                    f"Состояние обучения не сохранить так, чтобы прочесть ({reason}): обучайте "
+                    "без checkpoint или держите в оптимизаторе только тензоры, числа и списки."
+                ) from error
+            self._readable = True
+        save_tensors(state, self.path)
 
-        Raises ``LabError`` for a file that is broken or of another training.
+    def load(self) -> list[dict]:
+        """Puts the saved state back and gives its rows; none where nothing is saved.
+
+        Raises ``LabError`` for a file that is broken, and for one of another training, with what differs.
         """
         if not (self.path and self.path.exists()):
             return []
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
-            self._compare(state.get("about", {}), len(state["rows"]), epochs)
+            for name, now in self.about.items():
+                if (before := state["about"].get(name, now)) != now:
+                    raise ValueError(f"{name}: было {before}, стало {now}")
             for name, part in self.parts.items():
-                if name != "scaler" or name in state:  # made where gradients need no scaling
+                if name in state:  # a scaler is made where gradients need one
                     part.load_state_dict(state[name])
             for generator, saved in zip(self.generators, state["generators"], strict=True):
                 generator.set_state(saved)
             torch.set_rng_state(state["cpu_rng"])
-            if state.get("device_rng") is not None:  # else made on a machine with no such device
-                self._device_rng("set", state["device_rng"])
-        except LabError:
-            raise
+            random.setstate(state["python_rng"])
+            numpy_rng = state["numpy_rng"]
+            numpy_rng["state"]["key"] = np.array(numpy_rng["state"]["key"], dtype=np.uint32)
+            np.random.set_state(numpy_rng)
+            if state["device_rng"] is not None and self.device.type != "cpu":
+                torch.get_device_module(self.device).set_rng_state(state["device_rng"], self.device)
         except Exception as error:  # the unpickler raises whatever broken bytes led it to
-            if isinstance(error, RuntimeError) and is_out_of_memory(error):
-                raise
-            reason = type(error).__name__
-            message = f"Контрольная точка {self.path} не подходит к обучению ({reason})"
-            raise LabError(f"{message}: удалите её, и оно начнётся сначала.") from None
+            raise LabError(
+                f"Контрольная точка {self.path} не подходит к этому обучению ({error}): "
+                "укажите другой файл или верните прежние настройки."
+            ) from error
         return state["rows"]
 
-    def _compare(self, saved: dict[str, str], done: int, epochs: int) -> None:
-        if done > epochs:
-            way_out = "задайте столько же или укажите другой файл"
-            raise LabError(f"В контрольной точке {self.path} уже {done} эпох, а нужно {epochs}: {way_out}.")
-        for name, now in self.about.items():
-            if (before := saved.get(name, now)) != now:
-                raise LabError(
-                    f"Контрольная точка {self.path} от другого обучения ({name}: {_differing(before, now)}): "
-                    "укажите другой файл или удалите её, и обучение начнётся сначала."
-                )
+    def _device_rng(self) -> torch.Tensor | None:
+        """The state of the generator of the device; there is none beside the host's on a CPU."""
+        on_cpu = self.device.type == "cpu"
+        return None if on_cpu else torch.get_device_module(self.device).get_rng_state(self.device)
 
-    def _device_rng(self, action: str, *state: Tensor) -> Tensor | None:
-        """Gets or sets the state of the generator of the device; there is none beside the host's on a CPU."""
-        if self.device.type == "cpu":
-            return None
-        place = () if self.device.type == "mps" else (self.device,)
-        return getattr(torch.get_device_module(self.device), f"{action}_rng_state")(*state, *place)
+
+def describe_training(
+    model: nn.Module,
+    optimizer: Optimizer,
+    scheduler: LRScheduler | None,
+    criterion: Any,
+    ema_decay: float,
+    loaders: Iterable[Any],
+) -> dict[str, str]:
+    """What decides a training beside its state, in words that a checkpoint keeps and compares."""
+    plain = (bool, int, float, str, tuple, type(None))
+    settings = {name: value for name, value in optimizer.defaults.items() if isinstance(value, plain)}
+    groups = optimizer.param_groups
+    settings["lr"] = [float(group.get("initial_lr", group.get("lr", 0))) for group in groups]
+    loss = repr(criterion) if isinstance(criterion, nn.Module) else getattr(criterion, "__qualname__", "")
+    sized = [part for loader in loaders for part in (loader, getattr(loader, "dataset", None))]
+    return {
+        "сеть": repr(model),
+        "оптимизатор": f"{type(optimizer).__name__} {settings}",
+        "расписание": f"{type(scheduler).__name__} {getattr(scheduler, 'total_steps', '')}",
+        "функция потерь": loss or type(criterion).__name__,
+        "усреднение весов": str(ema_decay),
+        "пакетов и снимков": str([length(part) for part in sized]),
+    }
+
+
+def length(place: Any) -> int | None:
+    """How many batches or photos there are; None where nobody can know, as in an ``IterableDataset``."""
+    try:
+        return len(place)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def places(loader: Any) -> list[Any]:
+    """``loader`` and the parts of it that may draw random numbers or depend on the epoch."""
+    batches = getattr(loader, "batch_sampler", None)
+    found = [loader, batches, *(getattr(one, "sampler", None) for one in (loader, batches))]
+    return list(
+        {id(one): one for one in (*found, getattr(loader, "dataset", None)) if one is not None}.values()
+    )
 
 
 def saved_threads(path: str | Path | None) -> int | None:
@@ -100,14 +152,17 @@ def saved_threads(path: str | Path | None) -> int | None:
     none is.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True).get("threads") if path else None
+        return torch.load(path, map_location="cpu", weights_only=True)["threads"] if path else None
     except Exception:  # absent, or broken: ``Checkpoint.load`` says so
         return None
 
 
-def _differing(before: str, now: str, around: int = 40) -> str:
-    """Where two descriptions part."""
-    start = max(
-        next((i for i, (a, b) in enumerate(zip(before, now, strict=False)) if a != b), 0) - around // 2, 0
-    )
-    return f"было «{before[start : start + around]}», стало «{now[start : start + around]}»"
+def _plain(value: Any) -> Any:
+    """A ``state_dict``, or dicts and lists of such, whose numpy numbers and arrays are Python's."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, dict):
+        made = copy.copy(value)  # with the versions that PyTorch notes on a ``state_dict``
+        made.update((name, _plain(part)) for name, part in value.items())
+        return made
+    return type(value)(map(_plain, value)) if type(value) in (list, tuple) else value

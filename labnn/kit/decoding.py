@@ -1,70 +1,72 @@
 """Photos decoded once, by all cores, into one array on the disk."""
 
+import hashlib
+import json
 import os
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from labnn.kit.errors import LabError
-from labnn.kit.files import atomic_write, exclusive, reserve
+from labnn.kit.files import atomic_write, digest, exclusive
+from labnn.kit.progress import Live
 
-Progress = Callable[[int, int], None]  # called with the images decoded and all
+# Changes when pictures are decoded otherwise: what an older version left in the cache is not used.
+DECODER = 2
+
+_BLOCK = 256  # photos handed out for decoding at once
 
 
-def decoded(
-    path: Path, names: Sequence[str], image: Callable[[int], Image.Image], size: int, progress: Progress
-) -> np.ndarray:
-    """The array in the file ``path``, uint8 ``(n, size, size, 3)``, memory-mapped; made if it is not there.
+def decode_images(dataset: Any, size: int, cache_dir: str | Path) -> Path:
+    """The file of every image of ``dataset``, a ``CarModelsDataset``, squashed to a square: an array uint8
+    ``(n, size, size, 3)``, for ``np.load``.
 
-    It holds ``image(index)``, squashed, for each of the ``names``. Whoever else wants the same file waits; it
-    appears whole or not at all. Raises ``LabError``: images that are broken, all at once, or a full disk.
+    Decodes once, on all cores, and keeps the array in ``cache_dir`` under a name made of all that its
+    content depends on: other photos, boxes or another size make a new one. Raises ``LabError`` for broken
+    images, all of them named at once.
     """
-    shape = (len(names), size, size, 3)
-    if _opened(path, shape) is None:
-        with exclusive(path, f"Декодирование снимков в {path.name}"):
-            if _opened(path, shape) is None:  # nobody has done it meanwhile
-                with atomic_write(path) as unfinished:
-                    _decode_to(unfinished, names, image, size, progress)
-    return _opened(path, shape)
+    photos = [digest(path).hex() for path in dataset.paths]
+    key = json.dumps([DECODER, photos, dataset.boxes.tolist() if dataset.crop_to_box else None])
+    file = Path(cache_dir) / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}-{size}.npy"
+    if not _is_array(file, len(dataset)):
+        with exclusive(file):
+            if not _is_array(file, len(dataset)):  # nobody has decoded it meanwhile
+                with atomic_write(file) as unfinished, open(unfinished, "wb") as out:
+                    _decode(dataset, size, out)
+    return file
 
 
-def _opened(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The array in ``path``; None where there is none, or a part or something else, as copying may leave."""
+def _is_array(file: Path, length: int) -> bool:
+    """Whether ``file`` is there and whole; copying a cache may leave a part."""
     try:
-        array = np.load(path, mmap_mode="c")  # copy-on-write: PyTorch takes writable memory only
+        return len(np.load(file, mmap_mode="r")) == length
     except (OSError, ValueError, EOFError):
-        return None
-    return array if array.shape == shape and array.dtype == np.uint8 else None
+        return False
 
 
-def _decode_to(
-    path: Path, names: Sequence[str], image: Callable[[int], Image.Image], size: int, progress: Progress
-) -> None:
-    count = len(names)
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
-    reserve(path)
+def _decode(dataset: Any, size: int, out: BinaryIO) -> None:
+    count, broken, live = len(dataset), {}, Live("Декодирование снимков")
+    about = {"descr": "|u1", "fortran_order": False, "shape": (count, size, size, 3)}
+    np.lib.format.write_array_header_1_0(out, about)
 
-    def fill(index: int) -> LabError | None:
+    def squashed(index: int) -> bytes:
         try:
-            array[index] = image(index).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
-            return None
+            image = dataset.image(index).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
+            return np.asarray(image).tobytes()
         except LabError as error:
-            return error
+            broken[index] = error
+            return b""
 
-    broken: list[tuple[str, LabError]] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow works outside the interpreter's lock
-        for done, error in enumerate(pool.map(fill, range(count)), start=1):
-            if error is not None:
-                broken.append((names[done - 1], error))
-            if done % 100 == 0 or done == count:
-                progress(done, count)
-    if len(broken) == 1:
-        raise broken[0][1]
+        for start in range(0, count, _BLOCK):
+            block = range(start, min(start + _BLOCK, count))
+            out.writelines(pool.map(squashed, block))
+            live.count(block.stop, count)
     if broken:
-        listed = ", ".join(name for name, _ in broken[:20])
-        more = f" и ещё {len(broken) - 20}" if len(broken) > 20 else ""
-        raise LabError(f"Не годятся снимки ({len(broken)}): {listed}{more}. Первый: {broken[0][1]}")
-    array.flush()
+        (_, first), *others = sorted(broken.items())
+        names = ", ".join(dataset.paths[index].name for index, _ in others[:20])
+        more = f" Не читаются и другие ({len(others)}): {names}." if others else ""
+        raise LabError(f"{first}{more}") from first

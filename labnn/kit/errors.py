@@ -1,39 +1,79 @@
-"""The exceptions for mistakes that the user can mend, and the check of a value that finds them."""
+"""The exceptions for mistakes that the user can mend, and one sentence for whatever stops a training."""
 
-import os
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from numbers import Integral, Real
-from pathlib import Path
 
 
 class LabError(Exception):
-    """A mistake in what the user gave. Its text is one Russian sentence: what is wrong, where, and what to
-    do.
+    """A mistake in what the user gave: one Russian sentence that says what is wrong, where, and what to do.
+
+    Where a library found it, the library's own error is the ``__cause__``.
     """
 
     def __init__(self, words: str = ""):
         super().__init__(" ".join(str(words).split()))  # the name of a file may hold a new line
 
 
-class StoppedByKeyboardInterrupt(KeyboardInterrupt):
-    """Ctrl-C or a notebook's stop; its text says what is saved and is all that IPython shows of it."""
-
-    def _render_traceback_(self) -> list[str]:
-        return [str(self)]  # for an empty list JupyterLab would show the name of the class
-
-
 class Diverged(LabError):
-    """A training whose loss is no longer a number: its settings are at fault, the data and the program are
-    not.
+    """A training whose loss is no longer a number: its settings are at fault."""
+
+
+# What the words of a library's error mean in a training and what to do; the first that is found in them
+# counts.
+_MEANINGS = {
+    "out of memory|ALLOC_FAILED|DefaultCPUAllocator|MemoryError": (
+        "не хватило памяти: уменьшите batch_size, затем image_size, или обучайте меньше сетей сразу"
+    ),
+    "No space left|quota|File too large": "освободите место на диске и повторите, записанное раньше цело",
+    "^(OS|Permission|FileNotFound|FileExists|IsADirectory|NotADirectory)Error": (
+        "проверьте названный файл или папку и право читать и писать там"
+    ),
+    "more than 1 value per channel": (
+        "пакетной нормализации мало одного снимка в пакете: увеличьте batch_size или image_size"
+    ),
+    "pickle": (
+        "свою функцию другим процессам не передать: берите в неё только копируемое или задайте processes=1"
+    ),
+    "view size is not compatible": (
+        "веса свёрток лежат в порядке channels_last: замените в оптимизаторе view на reshape"
+    ),
+    "unexpected keyword argument|required positional argument": (
+        "функции вызываются так: оптимизатор — f(параметры, lr=…, weight_decay=…), сеть — f(num_classes=…), "
+        "шаги оптимизатора и расписания — step() без аргументов после каждого пакета"
+    ),
+    "": (
+        "загрузчик даёт пары — снимки float (n, 3, H, W) и метки int64 (n,) от 0, — сеть отвечает логитами "
+        "(n, классов), функция потерь даёт среднее по пакету; проверьте их"
+    ),
+}
+_EXPLAINED = (
+    RuntimeError,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    MemoryError,
+    OSError,
+    ImportError,
+)
+
+
+@contextmanager
+def explained(doing: str = "Обучение остановилось") -> Iterator[None]:
+    """Turns whatever a block stumbles over into one ``LabError``: what it was ``doing``, the library's own
+    words and what they mean here; the error itself stays as the cause. Also a decorator.
     """
-
-
-def as_path(value: str | os.PathLike) -> Path:
-    """``value`` as a path. Raises ``LabError`` for what is none."""
     try:
-        return Path(value)
-    except TypeError:
-        raise LabError(f"Вместо пути дано {value!r}: задайте строку или Path.") from None
+        yield
+    except _EXPLAINED as error:
+        lines = str(error).strip().splitlines() or [""]
+        # A DataLoader's worker quotes its whole traceback, whose last line is the error.
+        said = f"{type(error).__name__}: {lines[-1 if lines[0].startswith('Caught ') else 0][:200]}"
+        meaning = next(words for pattern, words in _MEANINGS.items() if re.search(pattern, said))
+        raise LabError(f"{doing} ({said}): {meaning}.") from error
 
 
 _KINDS = {
@@ -52,13 +92,16 @@ def check(
     high: float | None = None,
     choices: Collection[str] = (),
 ) -> None:
-    """Raises ``LabError`` unless ``value`` is of ``kind`` (int, float, bool, str), from ``low`` to ``high``,
-    one of ``choices``.
+    """Raises ``LabError`` unless ``value`` is of ``kind`` (int, float, bool, str), from ``low`` to ``high``
+    where they are given, and one of ``choices`` where there are any.
     """
-    expected, words = _KINDS[kind]
-    if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
-        raise LabError(f"Значение {name}={value!r} не годится: задайте {words}.")
-    if low is not None and not low <= value <= high:  # NaN is in no range
-        raise LabError(f"Значение {name}={value} не годится: задайте от {low:g} до {high:g}.")
-    if choices and value not in choices:
-        raise LabError(f"Значение {name}={value} не годится: выберите одно из {', '.join(choices)}.")
+    expected, allowed = _KINDS[kind]
+    fits = isinstance(value, expected) and (kind is bool or not isinstance(value, bool))
+    if low is not None:
+        allowed += f" от {low:g} до {high:g}"
+        fits = fits and low <= value <= high  # NaN is in no range
+    if choices:
+        allowed = f"одно из {', '.join(choices)}"
+        fits = fits and value in choices
+    if not fits:
+        raise LabError(f"Значение {name}={value!r} не годится: задайте {allowed}.")
