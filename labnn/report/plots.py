@@ -150,7 +150,7 @@ def plot_maximum(table: pd.DataFrame) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.8))
     line, epochs = look("amsgrad", len(table)), table["epoch"]
     left.plot(epochs, 100 * table["maximum_share"], **line)
-    left.set(xlabel="эпоха", ylabel="веса, где максимум выше $v_t$, %", ylim=(0, 100))
+    left.set(xlabel="эпоха", ylabel="веса, где максимум выше $v_t$, %", ylim=(0, 105))
     right.plot(epochs, table["step_50"], label="медиана по весам", **line)
     band = {"color": line["color"], "alpha": 0.25, "linewidth": 0, "label": "от 10 до 90 % весов"}
     right.fill_between(epochs, table["step_10"], table["step_90"], **band)
