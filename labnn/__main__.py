@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", type=Path, help="набор прогона, если в записи нет имён классов")
     add("--cache", type=Path, default=CACHE, help=f"папка весов, по умолчанию {CACHE}")
     add("--csv", type=Path, help="записать ответы и сюда")
-    add("--figure", type=Path, help="рисунок со снимками и картами: .png или .jpg")
+    add("--figure", type=Path, help="рисунок со снимками и картами: .png, .jpg, .svg, .pdf")
 
     add = command(_report, "построить рисунки и таблицы по записям или сдать отчёт")
     add("--runs", type=Path, default=RUNS, help=f"папка записей, по умолчанию {RUNS}")
@@ -215,10 +215,11 @@ def _predict(arguments: argparse.Namespace) -> None:
     from labnn import predict
     from labnn.report.write import save_figure
 
-    folder, data = arguments.folder or predict.EXAMPLE, arguments.data and open_dataset(arguments.data)
-    network = predict.open_network(folder, arguments.weights, data, arguments.cache)
-    photos = predict.list_photos(arguments.photos)
-    answers = predict.predict(network, photos)
+    if arguments.figure:
+        predict.check_figure_path(arguments.figure)
+    folder = arguments.folder or predict.EXAMPLE
+    network = predict.open_network(folder, arguments.weights, arguments.data, arguments.cache)
+    answers = predict.predict(network, predict.find_photos(arguments.photos))
     for photo, own in answers.groupby("photo", sort=False):
         shares = zip(own["class"], own["probability"], strict=True)
         print(f"{photo}: {', '.join(f'{name} {percent(share, 1)}' for name, share in shares)}")

@@ -18,7 +18,7 @@ import torch
 
 from labnn.batches import Augment, Batches, Mix, growing
 from labnn.data import CarsData
-from labnn.kit.checkpoint import saved_threads
+from labnn.kit.checkpoint import saved_environments
 from labnn.kit.decoding import decode_images
 from labnn.kit.errors import Diverged, LabError, check, explained
 from labnn.kit.files import digest, exclusive, save_tensors, write_text
@@ -44,8 +44,9 @@ class Run:
 
     ``data``: what ``describe`` gave. ``predictions``: one row a test image, in the order of the
     annotations, with ``label`` and ``prediction``, and in newer records the four next best, ``second`` to
-    ``fifth``. ``environment``: versions, processor, device, threads, precision. ``definitions``: what the
-    user's own functions were that the experiment names (``identity.definition``).
+    ``fifth``. ``environment``: versions, processor, device, threads, precision, and ``earlier``, the
+    same of the epochs before it was resumed elsewhere. ``definitions``: what the user's own functions were
+    that the experiment names (``identity.definition``).
     """
 
     experiment: Experiment
@@ -324,9 +325,9 @@ def train(
 
     ``threads`` of the CPU: by default those of the checkpoint, or as many as PyTorch has.
     """
-    experiment, before = asked.experiment, torch.get_num_threads()
+    experiment, before, saved = asked.experiment, torch.get_num_threads(), saved_environments(checkpoint)
     check("threads", threads or 1, int, 1, 1024)
-    torch.set_num_threads(threads or saved_threads(checkpoint) or before)
+    torch.set_num_threads(threads or (saved[-1]["threads"] if saved else before))
     try:
         model = make_model(experiment, photos.classes, device).to(memory_format=torch.channels_last)
         train_batches, test_batches = make_batches(experiment, photos, device)
@@ -346,7 +347,7 @@ def train(
             progress=progress,
         )
         tested = evaluate(model, test_batches, mirror=experiment.mirror_test)
-        made_by = environment(device)
+        *earlier, made_by = saved_environments(checkpoint) or [environment(device)]
     finally:
         torch.set_num_threads(before)
     if not math.isfinite(history["test_loss"].iloc[-1]):
@@ -355,5 +356,6 @@ def train(
     predictions = pd.DataFrame({"label": photos.test_labels, "prediction": tested.predictions.numpy()})
     for name, classes in zip(("second", "third", "fourth", "fifth"), tested.best.T[1:], strict=False):
         predictions[name] = classes.numpy()
+    made_by |= {"earlier": earlier} if earlier else {}
     run = Run(experiment, asked.data, history, predictions, made_by, asked.definitions)
     return run, {name: tensor.cpu() for name, tensor in model.state_dict().items()}

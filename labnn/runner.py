@@ -17,6 +17,7 @@ import torch
 from labnn.data import CarsData
 from labnn.experiment import Order, Photos, Run, decode, describe, train_once
 from labnn.kit.errors import Diverged, LabError, check, explained
+from labnn.kit.hardware import default_device
 from labnn.kit.progress import Live, say
 from labnn.settings import NETWORKS, OPTIMIZERS, Experiment, check_names, own_definitions, own_functions
 
@@ -93,7 +94,7 @@ def usual_processes(devices: Sequence[str] = ()) -> int:
     """How many trainings to run at once: one a core on a processor, two on a GPU, as the memory permits."""
     import psutil  # distributed brings it
 
-    on_gpu = any(torch.device(name).type != "cpu" for name in devices) or torch.cuda.is_available()
+    on_gpu = any(torch.device(name).type != "cpu" for name in devices or [default_device()])
     wanted = 2 * max(len(devices), 1) if on_gpu else torch.get_num_threads()
     gigabytes = psutil.virtual_memory().available / 2**30
     return max(min(wanted, int(gigabytes / 2.5)), 1)  # a process with CUDA takes 2 to 2.5 GB

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from labnn.kit.checkpoint import Checkpoint, describe_training, length, places
 from labnn.kit.errors import Diverged, LabError, check, explained
-from labnn.kit.hardware import autocast, device_of, keep_freed_memory, sent
+from labnn.kit.hardware import autocast, device_of, environment, keep_freed_memory, sent
 from labnn.kit.hardware import precision as fast_precision
 from labnn.kit.progress import Progress, print_progress, say
 from labnn.kit.watchers import COLLAPSE_COLUMNS, Epoch, watch_collapse, watch_maximum
@@ -89,6 +89,7 @@ def train_test(
     if device.type == "cpu":
         keep_freed_memory()
     precision = precision or fast_precision(device)
+    check("precision", precision, str, choices=("float32", "bfloat16", "float16"))
     averaged = None
     if ema_decay:
         averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True)
@@ -96,11 +97,12 @@ def train_test(
     scaler = GradScaler(device.type, enabled=precision == "float16")
     if isinstance(optimizer, SGD):  # fused, it leaves the momentum unset where the first step is skipped
         optimizer._step_supports_amp_scaling = False
+    optimizer._opt_called = True  # else a schedule warns of the wrong order where the first step is skipped
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     loaders = train_loader, test_loader
     about = describe_training(**parts, criterion=criterion, ema_decay=ema_decay, loaders=loaders)
     parts |= {"averaged": averaged, "scaler": scaler if scaler.is_enabled() else None}
-    saved = Checkpoint(checkpoint, parts, loaders, device, about)
+    saved = Checkpoint(checkpoint, parts, loaders, device, about, environment(device, precision))
     rows = saved.load()
     if len(rows) >= epochs:  # stopped after the last epoch, before anyone saw the result
         check("epochs", epochs, int, len(rows), 10**6)

@@ -22,8 +22,7 @@ GPU = torch.device("privateuseone", 0)  # its name is "gpu" after the registrati
 
 WAITS: Counter = Counter()  # of the host for the device: (what, function of labnn that asked)
 FAULTS: dict[str, Exception] = {}  # what an operation of that name raises
-WITHOUT: set[torch.dtype] = set()  # kinds of numbers that the device lacks
-ASKED: list[str] = []  # whose generator was asked for
+FREE = 2**30  # bytes of its memory
 
 _GENERATOR = torch.Generator()
 _ON_THEIR_WAY: list[tuple[Tensor, Tensor]] = []
@@ -82,11 +81,13 @@ class _Module(_DummyBackendModule):
         _GENERATOR.manual_seed(seed)
 
     def get_rng_state(self, device: torch.device) -> Tensor:
-        ASKED.append(str(device))
         return _GENERATOR.get_state()
 
     def set_rng_state(self, state: Tensor, device: torch.device) -> None:
         _GENERATOR.set_state(state)
+
+    def mem_get_info(self, device: torch.device) -> tuple[int, int]:
+        return FREE, 2**30
 
     def synchronize(self, device: torch.device) -> None:
         _wait("synchronize")
@@ -191,11 +192,7 @@ def _placed(leaf, ours: list[OnDevice], stays: bool):
     for one in ours:  # an operation in place gives its own tensor back
         if one.inner is leaf:
             return one
-    if not (stays and isinstance(leaf, Tensor)):
-        return leaf
-    if leaf.dtype in WITHOUT:
-        raise TypeError(f"the device has no {leaf.dtype}")
-    return OnDevice(leaf)
+    return OnDevice(leaf) if stays and isinstance(leaf, Tensor) else leaf
 
 
 _setup_privateuseone_for_python_backend("gpu", backend_module=_Module())

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import scipy.io
 from conftest import MINICARS, PROJECT, write_annotations
+from labnn.cars.download import download
+from labnn.cars.pictures import read_picture, to_rgb
 from PIL import Image
 
 from labnn.__main__ import main
 from labnn.batches import Batches, decode_images
-from labnn.cars.download import download
-from labnn.cars.pictures import read_picture, to_rgb
 from labnn.data import CarModelsDataset, open_dataset
 from labnn.experiment import Experiment, run_or_load
 from labnn.kit.errors import LabError

@@ -18,12 +18,12 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import PROJECT
+from labnn.kit.cluster import open_workers
 from torch import nn
 
 from labnn.__main__ import main
 from labnn.data import open_dataset
 from labnn.experiment import Run, load_runs, run_name
-from labnn.kit.cluster import open_workers
 from labnn.kit.errors import LabError
 from labnn.runner import fastest_processes, run_all
 from labnn.settings import NETWORKS, OPTIMIZERS, Experiment

@@ -1,270 +1,189 @@
-"""Training learns, is deterministic, goes on when interrupted, and keeps the original's calls and words."""
+"""``train_test`` is PyTorch's own loop: it learns, counts images, takes foreign parts and tells mistakes."""
 
-import functools
 import re
+from functools import partial
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import MINICARS, handful
-from torch.utils.data import DataLoader
+from PIL import Image
+from torch import nn
+from torch.optim import SGD, Adam, lr_scheduler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 from torchvision.transforms import v2
 
-from labnn.data import CarModelsDataset
-from labnn.kit.errors import LabError
+from labnn import CarModelsDataset, LabError, SqueezeNet, evaluate, train_test
 from labnn.kit.losses import CosineCrossEntropy
-from labnn.model import SqueezeNet
-from labnn.train import HISTORY_COLUMNS, evaluate, train_test
+from labnn.train import HISTORY_COLUMNS
 
-COLUMNS = [
-    "epoch",
-    "lr",
-    "seconds",
-    "train_loss",
-    "train_accuracy",
-    "test_loss",
-    "test_accuracy",
-    "test_information",
-    "collapsed",
-]
-
-
-def train(epochs: int, optimizer=torch.optim.Adam, batch_size: int = 4, **options) -> pd.DataFrame:
-    torch.manual_seed(0)
-    model = SqueezeNet(10, dropout=0.0)
-    loader = DataLoader(handful(), batch_size, shuffle=True, generator=torch.Generator().manual_seed(0))
-    return train_test(
-        model,
-        optimizer(model.parameters(), lr=1e-3),
-        loader,
-        DataLoader(handful(), batch_size=5),
-        epochs,
-        **options,
-    )
-
-
-def test_original_call_prints_the_originals_lines_and_returns_the_history(capsys):
-    transform = v2.Compose([v2.Resize((48, 48)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
-    dataset = CarModelsDataset(
-        MINICARS / "cars_test_annos_withlabels.mat", MINICARS / "cars_test", transform=transform
-    )
-    part = torch.utils.data.Subset(dataset, range(10))
-    model = SqueezeNet(num_classes=196)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    history = train_test(
-        model, optimizer, DataLoader(part, batch_size=4, shuffle=True), DataLoader(part, batch_size=4), 2
-    )
-    lines = capsys.readouterr().out.splitlines()
-    for epoch, line in enumerate(lines[:2], start=1):
-        assert re.fullmatch(
-            rf"Эпоха {epoch}, Время обучения: \d+\.\d\dc\., Потери: \d+\.\d{{4}}, Точность: \d+\.\d\d%", line
-        )
-    assert lines[2:] == [f"Тестовая точность: {history['test_accuracy'].iloc[-1]:.2%}"]
-    assert list(history.columns) == COLUMNS == HISTORY_COLUMNS
-    assert history["epoch"].tolist() == [1, 2]
-
-
-@pytest.mark.parametrize("amsgrad", [False, True])
-def test_loss_falls_and_a_handful_of_images_is_learned(amsgrad):
-    history = train(
-        20, lambda parameters, lr: torch.optim.Adam(parameters, lr=lr, amsgrad=amsgrad), batch_size=12
-    )
-    assert history["train_loss"].iloc[-1] < 0.5 * history["train_loss"].iloc[0]
-    assert history["train_accuracy"].iloc[-1] >= 0.9
-
-
-def test_any_module_is_trained():
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64 * 64, 10))
-    loader = DataLoader(handful(), batch_size=4)
-    history = train_test(
-        model,
-        torch.optim.SGD(model.parameters(), lr=1e-4),
-        loader,
-        loader,
-        3,
-        progress=lambda rows, epochs: None,
-    )
-    assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0]
-
-
-def test_same_seed_gives_the_same_history_to_the_last_digit():
-    first, again = train(3), train(3)
-    pd.testing.assert_frame_equal(
-        first.drop(columns="seconds"), again.drop(columns="seconds"), check_exact=True
-    )
-
-
-def test_history_counts_images_not_batches():
-    """The last batch is smaller: means over batches would differ from means over images."""
-    torch.manual_seed(0)
-    model, data = SqueezeNet(10), handful()
-    result = evaluate(model, DataLoader(data, batch_size=5))
-    with torch.no_grad():
-        logits = model.eval()(data.tensors[0])
-    assert result.loss == pytest.approx(
-        torch.nn.functional.cross_entropy(logits, data.tensors[1]).item(), rel=1e-2
-    )
-    assert result.accuracy == pytest.approx(
-        (logits.argmax(1) == data.tensors[1]).float().mean().item(), abs=0.1
-    )
-    assert result.predictions.shape == (12,)
-
-
-def test_loss_is_without_smoothing():
-    plain, smoothed = (
-        train(1),
-        train(1, criterion=functools.partial(torch.nn.functional.cross_entropy, label_smoothing=0.3)),
-    )
-    assert smoothed["train_loss"].iloc[0] == pytest.approx(plain["train_loss"].iloc[0], rel=0.2)
-
-
-def test_untested_epochs_have_no_test_figures_and_the_first_and_last_are_tested():
-    history = train(5, test_every=2)
-    assert history["test_loss"].notna().tolist() == [True, True, False, True, True]
-    every = train(5)
-    assert history["train_loss"].equals(every["train_loss"])  # testing changes nothing in the training
-
-
-def test_class_shares_of_mixed_pictures_are_learned_like_labels():
-    torch.manual_seed(0)
-    model, (images, labels) = SqueezeNet(10, dropout=0.0), handful().tensors
-    shares = torch.nn.functional.one_hot(labels, 10).float()
-    history = train_test(
-        model, torch.optim.Adam(model.parameters(), lr=1e-3), [(images, shares)], [(images, labels)], 20
-    )
-    assert history["train_loss"].iloc[-1] < 0.5 * history["train_loss"].iloc[0]
-    assert history["train_accuracy"].iloc[-1] >= 0.9
-
-
-def test_average_that_forgets_at_once_is_the_plain_training():
-    plain, averaged = train(3), train(3, ema_decay=1e-12)
-    torch.testing.assert_close(
-        torch.tensor(averaged["test_loss"]), torch.tensor(plain["test_loss"]), rtol=1e-4, atol=1e-4
-    )
-    assert not np.allclose(train(3, ema_decay=0.9)["test_loss"], plain["test_loss"], rtol=1e-2)
-
-
-def test_averaged_weights_are_the_ones_left_in_the_model():
-    torch.manual_seed(0)
-    model, loader = SqueezeNet(10, dropout=0.0), DataLoader(handful(), batch_size=4)
-    history = train_test(
-        model, torch.optim.Adam(model.parameters(), lr=1e-3), loader, loader, 2, ema_decay=0.5
-    )
-    assert evaluate(model, loader).loss == history["test_loss"].iloc[-1]
-
-
-def test_mirrored_test_answers_alike_for_a_picture_and_its_mirror_image():
-    torch.manual_seed(0)
-    model, (images, labels) = SqueezeNet(10), handful().tensors
-    mirrored = [(images.flip(3), labels)]
-    assert evaluate(model, mirrored, mirror=True).loss == pytest.approx(
-        evaluate(model, [(images, labels)], mirror=True).loss, rel=1e-5
-    )
-    assert evaluate(model, mirrored).loss != pytest.approx(evaluate(model, [(images, labels)]).loss, rel=1e-5)
-
-
-def test_cosine_loss_adds_what_is_missing_to_a_right_direction():
-    logits, labels = torch.tensor([[4.0, 0.0], [0.0, 3.0], [1.0, 1.0]]), torch.tensor([0, 0, 1])
-    cross_entropy = torch.nn.functional.cross_entropy(logits, labels)
-    expected = cross_entropy + 0.5 * (0 + 1 + (1 - 0.5**0.5)) / 3
-    torch.testing.assert_close(CosineCrossEntropy(0.5)(logits, labels), expected)
-
-
-class Interrupted(Exception):
-    pass
+quiet = lambda rows, epochs: None  # noqa: E731
 
 
 def interrupt_after(epoch: int):
+    """A ``progress`` that stops the training there."""
+
     def progress(rows, epochs):
         if len(rows) == epoch:
-            raise Interrupted
+            raise KeyboardInterrupt
 
     return progress
 
 
-def resumable(tmp_path, progress) -> pd.DataFrame:
-    """A training whose order of images depends on the pass only, as with ``Batches``, and which draws
-    dropout.
-    """
+PICTURES, LABELS = handful().tensors
+PICTURES = PICTURES[:, :, ::2, ::2].contiguous()  # 32 x 32
+
+
+def network(classes: int = 10) -> nn.Module:
+    """Two convolutions and a linear layer, always the same."""
     torch.manual_seed(0)
-    model = SqueezeNet(10, dropout=0.5)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, amsgrad=True, fused=True)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=12, cycle_momentum=False)
-    loader = DataLoader(handful(), batch_size=4)
-    checkpoint = tmp_path / "checkpoint"
-    options = {
-        "scheduler": scheduler,
-        "ema_decay": 0.9,
-        "test_every": 3,
-        "checkpoint": checkpoint,
-        "progress": progress,
-    }
-    return train_test(model, optimizer, loader, loader, 4, **options)
+    convolutions = nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU()
+    return nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, classes))
 
 
-def test_interrupted_training_goes_on_to_the_same_history(tmp_path):
-    (tmp_path / "whole").mkdir()
-    whole = resumable(tmp_path / "whole", lambda rows, epochs: None)
-    with pytest.raises(Interrupted):
-        resumable(tmp_path, interrupt_after(2))
-    told = []
-    resumed = resumable(tmp_path, lambda rows, epochs: told.append(len(rows)))
-    assert told == [3, 4]
-    pd.testing.assert_frame_equal(
-        resumed.drop(columns="seconds"), whole.drop(columns="seconds"), check_exact=True
-    )
+def loader(labels=LABELS, pictures=PICTURES) -> DataLoader:
+    """Three batches of four."""
+    return DataLoader(TensorDataset(pictures, labels), batch_size=4)
 
 
-def test_training_stopped_after_its_last_epoch_still_tells_the_result(tmp_path):
-    with pytest.raises(Interrupted):
-        resumable(tmp_path, interrupt_after(4))
-    told = []
-    resumable(tmp_path, lambda rows, epochs: told.append(len(rows)))
-    assert told == [4]
+def train(model=None, optimizer=None, train_loader=None, test_loader=None, epochs=2, **options):
+    """``optimizer`` and ``schedule`` are functions: of the network, of the optimizer."""
+    model = network() if model is None else model
+    made = Adam(model.parameters(), 1e-2) if optimizer is None else optimizer(model)
+    if "schedule" in options:
+        options["scheduler"] = options.pop("schedule")(made)
+    loaders = (loader() if one is None else one for one in (train_loader, test_loader))
+    return train_test(model, made, *loaders, epochs, **({"progress": quiet} | options))
 
 
-def test_broken_checkpoint_is_told_and_not_unpickled(tmp_path):
-    (tmp_path / "checkpoint").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
-    with pytest.raises(LabError, match="checkpoint.*удалите"):
-        resumable(tmp_path, interrupt_after(1))
+class Noisy(Dataset):
+    """Pictures that change at each look, by the default generator of the process that reads them."""
+
+    def __len__(self):
+        return len(LABELS)
+
+    def __getitem__(self, index):
+        return PICTURES[index] + 0.1 * torch.randn(PICTURES[index].shape), LABELS[index]
 
 
-def test_empty_loader_is_told():
-    model = SqueezeNet(10)
-    with pytest.raises(LabError, match="ни одного снимка"):
-        evaluate(model, [])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_weights_are_those_of_pytorchs_own_loop_to_the_bit(workers):
+    """Orders, noise and dropout by the default generator; training and a test in each of three epochs."""
 
-
-@pytest.mark.parametrize("place", ["loader", "sampler"])
-def test_order_of_a_loaders_own_generator_goes_on_where_it_was(tmp_path, place):
-    """``DataLoader(generator=...)`` draws the order of every pass from a state that only it has."""
-
-    def go(folder, progress):
+    def parts():
         torch.manual_seed(0)
-        model, data, generator = SqueezeNet(10, dropout=0.0), handful(), torch.Generator().manual_seed(7)
-        own = {"shuffle": True, "generator": generator}
-        if place == "sampler":
-            own = {"sampler": torch.utils.data.RandomSampler(data, generator=generator)}
-        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-        loaders = DataLoader(data, batch_size=4, **own), DataLoader(data, batch_size=4)
-        return train_test(model, optimizer, *loaders, 4, checkpoint=folder / "checkpoint", progress=progress)
+        model = SqueezeNet(10, dropout=0.5)
+        train_loader = DataLoader(Noisy(), 4, shuffle=True, num_workers=workers)
+        return model, Adam(model.parameters(), 1e-3, amsgrad=True), train_loader, DataLoader(Noisy(), 4)
 
-    (tmp_path / "whole").mkdir()
-    whole = go(tmp_path / "whole", lambda rows, epochs: None)
-    with pytest.raises(Interrupted):
-        go(tmp_path, interrupt_after(2))
-    resumed = go(tmp_path, lambda rows, epochs: None)
-    pd.testing.assert_frame_equal(
-        resumed.drop(columns="seconds"), whole.drop(columns="seconds"), check_exact=True
-    )
+    model, optimizer, train_loader, test_loader = parts()
+    for _ in range(3):
+        model.train()
+        for images, labels in train_loader:
+            optimizer.zero_grad()
+            F.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+        model.eval()
+        with torch.no_grad():
+            for images, _ in test_loader:
+                model(images)
+    ours, *others = parts()
+    train_test(ours, *others, 3, precision="float32", progress=quiet)
+    theirs = model.state_dict()
+    assert all(torch.equal(weight, theirs[name]) for name, weight in ours.state_dict().items())
 
 
-class Averaging(torch.optim.SGD):
+def test_a_loader_is_opened_once_an_epoch():
+    class Counted(DataLoader):
+        opened = 0
+
+        def __iter__(self):
+            self.opened += 1
+            return super().__iter__()
+
+    counted = Counted(handful(), 4), Counted(handful(), 4)
+    train(None, None, *counted, epochs=3)
+    assert [one.opened for one in counted] == [3, 3]
+
+
+def test_the_original_call_prints_the_originals_lines_and_returns_the_history(capsys):
+    transform = v2.Compose([v2.Resize((48, 48)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+    annotations, folder = MINICARS / "cars_test_annos_withlabels.mat", MINICARS / "cars_test"
+    part = Subset(CarModelsDataset(annotations, folder, transform=transform), range(10))
+    model = SqueezeNet(num_classes=196)
+    optimizer = SGD(model.parameters(), lr=1e-3)
+    train_loader = DataLoader(part, batch_size=4, shuffle=True)
+    history = train_test(model, optimizer, train_loader, DataLoader(part, batch_size=4), 2)
+    lines = capsys.readouterr().out.splitlines()
+    for epoch, line in enumerate(lines[:2], start=1):
+        words = rf"Эпоха {epoch}, Время обучения: \d+\.\d\dc\., Потери: \d+\.\d{{4}}, Точность: \d+\.\d\d%"
+        assert re.fullmatch(words, line)
+    assert lines[2:] == [f"Тестовая точность: {history['test_accuracy'].iloc[-1]:.2%}"]
+    columns = "epoch lr seconds train_loss train_accuracy test_loss test_accuracy test_information collapsed"
+    assert list(history.columns) == columns.split() == HISTORY_COLUMNS
+    assert history["epoch"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("shares", [False, True])
+def test_a_handful_of_images_is_learned_by_labels_and_by_class_shares(shares):
+    torch.manual_seed(0)
+    model, given = SqueezeNet(10, dropout=0.0), F.one_hot(LABELS, 10).float() if shares else LABELS
+    adam = lambda model: Adam(model.parameters(), 1e-3, amsgrad=not shares)  # noqa: E731
+    history = train(model, adam, [(PICTURES, given)], [(PICTURES, LABELS)], 20, test_every=20)
+    assert history["train_loss"].iloc[-1] < 0.5 * history["train_loss"].iloc[0]
+    assert history["train_accuracy"].iloc[-1] >= 0.9
+
+
+def test_figures_are_means_over_images_of_the_plain_loss():
+    """The last batch is smaller; the loss that is minimised is another."""
+    model = network()
+    result = evaluate(model, DataLoader(TensorDataset(PICTURES, LABELS), batch_size=5), precision="float32")
+    with torch.no_grad():
+        logits = model(PICTURES)
+    plain = F.cross_entropy(logits, LABELS).item()
+    assert result.loss == pytest.approx(plain, rel=1e-6)
+    assert result.accuracy == pytest.approx((logits.argmax(1) == LABELS).float().mean().item())
+    assert result.predictions.equal(logits.argmax(1)) and result.labels.equal(LABELS)
+    assert result.best.equal(logits.topk(5).indices)
+    smoothed = partial(F.cross_entropy, label_smoothing=0.3)
+    still = train(model, lambda model: SGD(model.parameters(), 1e-12), criterion=smoothed, epochs=1)
+    assert still["train_loss"].item() == pytest.approx(plain, rel=1e-2)  # as precise as bfloat16
+
+
+def test_untested_epochs_have_no_test_figures_and_the_first_and_last_are_tested():
+    history = train(epochs=5, test_every=2)
+    assert history["test_loss"].notna().tolist() == [True, True, False, True, True]
+    assert history["train_loss"].equals(train(epochs=5)["train_loss"])  # a test changes no training
+
+
+def test_averaged_weights_are_tested_and_left_in_the_model():
+    plain = train(epochs=3)
+    at_once = train(epochs=3, ema_decay=1e-12)  # an average that forgets at once is the plain training
+    np.testing.assert_allclose(at_once["test_loss"], plain["test_loss"], rtol=1e-4)
+    model = network()
+    history = train(model, epochs=3, ema_decay=0.5)
+    assert not np.allclose(history["test_loss"], plain["test_loss"], rtol=1e-3)
+    assert evaluate(model, loader()).loss == history["test_loss"].iloc[-1]
+
+
+def test_mirrored_test_answers_alike_for_a_picture_and_its_mirror_image():
+    model, both = network(), [[(PICTURES, LABELS)], [(PICTURES.flip(3), LABELS)]]
+    here, mirrored = (evaluate(model, part, mirror=True, precision="float32").loss for part in both)
+    assert here == pytest.approx(mirrored, rel=1e-5)
+    assert evaluate(model, both[0]).loss != pytest.approx(evaluate(model, both[1]).loss, rel=1e-5)
+
+
+def test_cosine_loss_adds_what_is_missing_to_a_right_direction():
+    logits, labels = torch.tensor([[4.0, 0.0], [0.0, 3.0], [1.0, 1.0]]), torch.tensor([0, 0, 1])
+    expected = F.cross_entropy(logits, labels) + 0.5 * (0 + 1 + (1 - 0.5**0.5)) / 3
+    torch.testing.assert_close(CosineCrossEntropy(0.5)(logits, labels), expected)
+
+
+class Averaging(SGD):
     """As schedule-free optimizers are: steps in train mode, tested with other weights in eval mode."""
 
-    mode = "eval"
+    mode = "train"
 
     def train(self):
         self._turn("train")
@@ -274,13 +193,11 @@ class Averaging(torch.optim.SGD):
 
     @torch.no_grad()
     def _turn(self, mode):
-        factor = {"train": 1.0, "eval": 0.0}[mode]
         if mode != self.mode:
             for weight in self.param_groups[0]["params"]:
-                kept = self.state[weight].setdefault("kept", torch.zeros_like(weight))
-                now = weight.clone()
-                weight.copy_(kept if factor else torch.zeros_like(weight))
-                kept.copy_(now)
+                kept = self.state[weight].get("kept", torch.zeros_like(weight))
+                self.state[weight]["kept"] = weight.clone()
+                weight.copy_(kept)
         self.mode = mode
 
     def step(self, closure=None):
@@ -289,13 +206,217 @@ class Averaging(torch.optim.SGD):
 
 
 def test_optimizer_with_modes_trains_in_one_and_is_tested_in_the_other():
-    torch.manual_seed(0)
-    model, loader = SqueezeNet(10, dropout=0.0), DataLoader(handful(), batch_size=4)
-    optimizer = Averaging(model.parameters(), lr=1e-2)
-    optimizer.mode = "train"
-    history = train_test(model, optimizer, loader, loader, 3, progress=lambda rows, epochs: None)
+    history = train(optimizer=lambda model: Averaging(model.parameters(), 0.1), epochs=3)
     assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0]  # what it steps is kept
-    assert (
-        history["test_loss"].tolist() == [pytest.approx(np.log(10), abs=1e-3)] * 3
-    )  # zero weights were tested
-    assert optimizer.mode == "eval"
+    assert history["test_loss"].tolist() == [pytest.approx(np.log(10), abs=1e-3)] * 3  # zeros were tested
+
+
+class Viewing(torch.optim.Optimizer):
+    """As Muon and AdamP, which view a kernel as a matrix; as A2Grad, without ``lr`` in its groups."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, {"beta": 10.0})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for weight in self.param_groups[0]["params"]:
+            weight.add_(weight.grad.view(len(weight), -1).view(weight.shape), alpha=-1e-2)
+
+
+def test_optimizer_that_views_kernels_and_has_no_rate_trains():
+    history = train(optimizer=lambda model: Viewing(model.parameters()))
+    assert history["train_loss"].is_monotonic_decreasing and history["lr"].isna().all()
+
+
+def test_learning_rate_in_a_tensor_is_recorded_as_it_was():
+    fall = {"schedule": lambda optimizer: lr_scheduler.LinearLR(optimizer, 1.0, 0.1, 6)}
+    rates = (
+        train(optimizer=lambda model, lr=lr: Adam(model.parameters(), lr, amsgrad=True), **fall)["lr"]
+        for lr in (0.1, torch.tensor(0.1))
+    )
+    plain, in_tensor = rates
+    np.testing.assert_allclose(in_tensor, plain, rtol=1e-6)
+
+
+def test_network_of_bfloat16_trains_with_every_watcher():
+    batches = [(PICTURES.bfloat16(), LABELS)]
+    amsgrad = lambda model: Adam(model.parameters(), 1e-2, amsgrad=True)  # noqa: E731
+    assert train(network().bfloat16(), amsgrad, batches, batches)["maximum_share"].notna().all()
+
+
+@pytest.mark.parametrize("subset", [True, False])
+def test_optimizer_of_some_weights_is_told_and_frozen_ones_are_no_mistake(subset, capsys):
+    model = network()
+    if not subset:
+        model[6].bias.requires_grad_(False)
+    train(model, lambda model: SGD([model[6].weight] if subset else model.parameters(), 0.1))
+    told = "Внимание: оптимизатор не меняет веса 0.weight, 0.bias, 2.weight (всего таких 5).\n"
+    assert capsys.readouterr().out == (told if subset else "")
+
+
+def test_head_replaced_after_the_optimizer_was_made_is_told(capsys):
+    model = network(7)
+    optimizer = Adam(model.parameters(), 1e-2)
+    model[6] = nn.Linear(64, 10)
+    train(model, lambda _: optimizer)
+    assert "не меняет веса 6.weight, 6.bias" in capsys.readouterr().out
+
+
+SCHEDULES = {
+    "StepLR": lambda optimizer: lr_scheduler.StepLR(optimizer, 5),
+    "CosineAnnealingLR": lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, 2),
+    "SequentialLR": lambda optimizer: lr_scheduler.SequentialLR(
+        optimizer, [lr_scheduler.LinearLR(optimizer), lr_scheduler.PolynomialLR(optimizer, 2)], [1]
+    ),
+    "OneCycleLR of other steps": lambda optimizer: lr_scheduler.OneCycleLR(optimizer, 0.1, 7),
+    "OneCycleLR of these steps": lambda optimizer: lr_scheduler.OneCycleLR(optimizer, 0.1, 6),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedule_is_told_when_it_steps_unless_it_was_made_for_just_that(name, capsys):
+    train(schedule=SCHEDULES[name])
+    told = "Расписание делает шаг после каждого пакета, пакетов в эпохе: 3.\n"
+    assert capsys.readouterr().out == ("" if "these" in name else told)
+
+
+def test_parts_of_a_loader_are_told_the_epoch():
+    told = []
+
+    class Sampler(torch.utils.data.SequentialSampler):
+        def set_epoch(self, epoch):
+            told.append(epoch)
+
+    class Batched(torch.utils.data.BatchSampler):
+        set_epoch = Sampler.set_epoch
+
+    class Own(TensorDataset):
+        set_epoch = Sampler.set_epoch
+
+    data = Own(PICTURES, LABELS)
+    train(train_loader=DataLoader(data, batch_sampler=Batched(Sampler(data), 4, False)))
+    assert told == [0, 0, 0, 1, 1, 1]
+
+
+def test_a_stream_of_unknown_length_trains_and_goes_on(tmp_path):
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(handful())
+
+    options = {"train_loader": DataLoader(Stream(), batch_size=4), "checkpoint": tmp_path / "a.pt"}
+    train(**options, epochs=1)
+    assert len(train(**options, epochs=2)) == 2
+
+
+class Own(Dataset):
+    def __init__(self, item):
+        self.item = item
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return self.item(index)
+
+
+def fail_as_in_a_worker(index):
+    """A real worker that failed keeps its parent waiting for five seconds."""
+    try:
+        Image.open("no.jpg")
+    except FileNotFoundError:
+        torch._utils.ExceptionWrapper(where="in DataLoader worker process 0").reraise()
+
+
+class Tupled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = network()
+
+    def forward(self, images):
+        return self.net(images), images
+
+
+TAKES = "загрузчик даёт пары — снимки float .* сеть отвечает логитами"  # what the one mechanism says
+# What is given, and what the sentence says.
+MISTAKES = {
+    "pictures without ToTensor": (
+        lambda: train(train_loader=DataLoader(Own(lambda index: (Image.new("RGB", (8, 8)), 0)), 4)),
+        f"PIL.*{TAKES}",
+    ),
+    "pictures of different sizes": (
+        lambda: train(train_loader=DataLoader(Own(lambda index: (torch.zeros(3, 8 + index, 8), 0)), 4)),
+        f"stack expects each tensor to be equal size.*{TAKES}",
+    ),
+    "None for an unreadable picture": (
+        lambda: train(train_loader=DataLoader(Own(lambda index: (PICTURES[0], 0) if index else None), 4)),
+        f"NoneType.*{TAKES}",
+    ),
+    "a picture that a loader's worker does not find": (
+        lambda: train(train_loader=DataLoader(Own(fail_as_in_a_worker), 4)),
+        r"FileNotFoundError: .*no\.jpg.*проверьте названный файл",
+    ),
+    "a mistake in one's own transform": (
+        lambda: train(train_loader=DataLoader(Own(lambda index: 1 / 0), 4)),
+        "ZeroDivisionError: division by zero",
+    ),
+    "one channel": (lambda: train(train_loader=loader(pictures=PICTURES[:, :1])), f"channels.*{TAKES}"),
+    "a Dataset in the loader's place": (lambda: train(train_loader=handful()), TAKES),
+    "batches that are dictionaries": (lambda: train(train_loader=[{"image": 1, "label": 2}]), TAKES),
+    "labels that are a list": (lambda: train(train_loader=[(PICTURES, LABELS.tolist())]), f"list.*{TAKES}"),
+    "labels that are floats": (lambda: train(train_loader=loader(LABELS.float())), TAKES),
+    "labels in a column": (lambda: train(train_loader=loader(LABELS[:, None])), TAKES),
+    "label beyond the classes": (lambda: train(network(2)), f"out of bounds.*{TAKES}"),
+    "class shares in the test": (lambda: train(test_loader=loader(F.one_hot(LABELS, 10).float())), TAKES),
+    "pictures of whole numbers": (lambda: train(train_loader=loader(pictures=PICTURES.byte())), TAKES),
+    "network of doubles": (lambda: train(network().double()), TAKES),
+    "network that answers a tuple": (lambda: train(Tupled()), TAKES),
+    "network that answers a picture": (lambda: train(nn.Conv2d(3, 10, 1)), TAKES),
+    "loss that is not averaged": (
+        lambda: train(criterion=nn.CrossEntropyLoss(reduction="none")),
+        f"scalar outputs.*{TAKES}",
+    ),
+    "network that answers probabilities": (
+        lambda: train(nn.Sequential(network(), nn.Softmax(1))),
+        "вероятностями.*уберите Softmax",
+    ),
+    "optimizer of another network": (
+        lambda: train(optimizer=lambda model: Adam(network().parameters())),
+        "не держит ни одного веса",
+    ),
+    "optimizer that needs a closure": (
+        lambda: train(optimizer=lambda model: torch.optim.LBFGS(model.parameters())),
+        r"closure.*step\(\) без аргументов",
+    ),
+    "schedule of another optimizer": (
+        lambda: train(schedule=lambda _: lr_scheduler.StepLR(SGD(network().parameters(), 0.1), 1)),
+        "для другого оптимизатора",
+    ),
+    "schedule that waits for a loss": (
+        lambda: train(schedule=lr_scheduler.ReduceLROnPlateau),
+        r"metrics.*step\(\) без аргументов",
+    ),
+    "empty test": (lambda: train(test_loader=loader(LABELS[:0], PICTURES[:0])), "ни одного снимка"),
+    "less than a batch to train on": (
+        lambda: train(train_loader=DataLoader(handful(), 100, drop_last=True)),
+        "ни одного снимка",
+    ),
+    "pictures that are no numbers": (
+        lambda: train(train_loader=[(PICTURES, LABELS), (PICTURES * torch.inf, LABELS)]),
+        "В обучающих снимках есть значения, которые не числа",
+    ),
+    "a precision that there is none of": (lambda: train(precision="half"), "precision"),
+    "memory for no such batch": (
+        lambda: train(train_loader=[(torch.zeros(1).expand(10**7, 3, 2000, 2000), LABELS)]),
+        "не хватило памяти: уменьшите batch_size",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistake_in_the_parts_of_a_training_is_one_sentence(case):
+    call, words = MISTAKES[case]
+    with pytest.raises(LabError, match=words) as told:
+        call()
+    assert "\n" not in str(told.value)
+    if str(told.value).startswith("Обучение остановилось ("):
+        assert told.value.__cause__ is not None  # the library's own error

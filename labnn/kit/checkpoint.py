@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from labnn.kit.errors import LabError
 from labnn.kit.files import save_tensors
+from labnn.kit.progress import say
 
 
 class Checkpoint:
@@ -23,7 +24,7 @@ class Checkpoint:
 
     ``parts`` have a ``state_dict``; those that are None are left out. The generators of ``loaders``' own
     parts are kept, beside the global ones of PyTorch, numpy and Python. ``about`` says in words by name
-    what training it is.
+    what training it is, ``made_by`` where it goes on (``hardware.environment``), which may change.
     """
 
     def __init__(
@@ -33,12 +34,13 @@ class Checkpoint:
         loaders: Iterable[Any],
         device: torch.device,
         about: dict[str, str],
+        made_by: dict[str, Any],
     ):
         self.path, self.device, self.about = path and Path(path), device, about
         self.parts = {name: part for name, part in parts.items() if part is not None}
         found = [getattr(place, "generator", None) for loader in loaders for place in places(loader)]
         self.generators = list({id(one): one for one in found if isinstance(one, torch.Generator)}.values())
-        self._readable = False
+        self.made_by, self._readable = [made_by], False
 
     def save(self, rows: list[dict]) -> None:
         """Writes the state with the history ``rows``, a dict an epoch.
@@ -48,7 +50,7 @@ class Checkpoint:
         if not self.path:
             return
         state = {name: part.state_dict() for name, part in self.parts.items()}
-        state |= {"rows": rows, "about": self.about, "threads": torch.get_num_threads()}
+        state |= {"rows": rows, "about": self.about, "made_by": self.made_by}
         state["generators"] = [generator.get_state() for generator in self.generators]
         state |= {"cpu_rng": torch.get_rng_state(), "device_rng": self._device_rng()}
         state |= {"python_rng": random.getstate(), "numpy_rng": np.random.get_state(legacy=False)}
@@ -60,7 +62,8 @@ class Checkpoint:
                 content.seek(0)
                 torch.load(content, map_location="cpu", weights_only=True)
             except Exception as error:  # whatever the pickler of a foreign object raises
-                reason = str(error).partition("\n")[0][:150]
+                named = str(error).partition("GLOBAL ")[2].partition(" ")[0]
+                reason = named or str(error).partition("\n")[0][:150]
                 raise LabError(
                     f"Состояние обучения не сохранить так, чтобы прочесть ({reason}): обучайте "
                     "без checkpoint или держите в оптимизаторе только тензоры, числа и списки."
@@ -69,7 +72,8 @@ class Checkpoint:
         save_tensors(state, self.path)
 
     def load(self) -> list[dict]:
-        """Puts the saved state back and gives its rows; none where nothing is saved.
+        """Puts the saved state back and gives its rows; none where nothing is saved. Says where it goes on
+        otherwise than it was made.
 
         Raises ``LabError`` for a file that is broken, and for one of another training, with what differs.
         """
@@ -97,6 +101,13 @@ class Checkpoint:
                 f"Контрольная точка {self.path} не подходит к этому обучению ({error}): "
                 "укажите другой файл или верните прежние настройки."
             ) from error
+        [now], earlier = self.made_by, state["made_by"]
+        if now != earlier[-1]:
+            before = {name: value for name, value in earlier[-1].items() if value != now.get(name)}
+            changed = ", ".join(f"{name}: {value} → {now.get(name)}" for name, value in before.items())
+            say(f"Обучение продолжается в других условиях ({changed}).")
+            earlier = [*earlier, now]
+        self.made_by = earlier
         return state["rows"]
 
     def _device_rng(self) -> torch.Tensor | None:
@@ -147,18 +158,22 @@ def places(loader: Any) -> list[Any]:
     )
 
 
-def saved_threads(path: str | Path | None) -> int | None:
-    """The number of threads of the training saved in ``path``, which its history is exact for; None where
-    none is.
+def saved_environments(path: str | Path | None) -> list[dict[str, Any]]:
+    """Where the training saved in ``path`` was made (``hardware.environment``), the last place last; empty
+    where none is.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)["threads"] if path else None
+        return torch.load(path, map_location="cpu", weights_only=True)["made_by"] if path else []
     except Exception:  # absent, or broken: ``Checkpoint.load`` says so
-        return None
+        return []
 
 
 def _plain(value: Any) -> Any:
-    """A ``state_dict``, or dicts and lists of such, whose numpy numbers and arrays are Python's."""
+    """A ``state_dict``, or dicts and lists of such, with tensors of the host, as a machine without the device
+    needs them, and Python's numbers and lists in place of numpy's.
+    """
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()
     if isinstance(value, dict):

@@ -55,6 +55,7 @@ _EXPLAINED = (
     LookupError,
     AttributeError,
     AssertionError,
+    ArithmeticError,
     MemoryError,
     OSError,
     ImportError,

@@ -3,17 +3,31 @@
 import ctypes
 import platform
 import sys
+import warnings
 from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 from labnn.kit.errors import LabError
+from labnn.kit.progress import say
 
 
 def device_of(model: nn.Module) -> torch.device:
     """The device that holds the parameters of ``model``."""
     return next(model.parameters()).device
+
+
+@cache
+def default_device() -> str:
+    """The device type of a GPU that PyTorch can use, else "cpu"; says once of one that it cannot."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = torch.cuda.is_available()
+    if told and not found:
+        reason = str(told[0].message).partition(" (Triggered")[0][:150]
+        say(f"Видеокарта есть, но не работает ({reason}): обновите её драйвер, пока считает процессор.")
+    return "cuda" if found else "cpu"
 
 
 def usable_device(name: str | torch.device | None = None) -> torch.device:
@@ -22,14 +36,15 @@ def usable_device(name: str | torch.device | None = None) -> torch.device:
     Raises ``LabError`` where it is of no use; one small computation shows it: a GPU too old for this
     PyTorch can be named, but has no kernels.
     """
+    name = name or default_device()
     try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = torch.device(name)
         torch.ones(2, device=device).sum().item()
         return device
     except (RuntimeError, AssertionError, TypeError, ImportError) as error:
         way_out = "укажите --device cpu или установите PyTorch с его поддержкой"
         reason = str(error).strip().partition("\n")[0]
-        raise LabError(f"Устройство «{name or 'cuda'}» недоступно ({reason}): {way_out}.") from error
+        raise LabError(f"Устройство «{name}» недоступно ({reason}): {way_out}.") from error
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
@@ -85,27 +100,28 @@ def keep_freed_memory() -> None:
         mallopt(m_trim_threshold, 2**31 - 1)
 
 
-def environment(device: torch.device) -> dict:
+def environment(device: torch.device, arithmetic: str | None = None) -> dict:
     """What the figures of a run can depend on beside the experiment: versions, processor, device, threads,
-    precision.
+    precision, by default the fastest.
     """
     processor = torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine()
     return {
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "processor": processor,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
-        "precision": precision(device),
+        "precision": arithmetic or precision(device),
     }
 
 
 def describe_device(device: torch.device) -> str:
     """Where trainings run, in a Russian line: the device, its memory or threads, its precision."""
     about = environment(device)
-    name, size = about["processor"], f"потоков: {about['threads']}"
+    name, hours = about["device"], ""
     if device.type == "cuda":
-        gigabytes = torch.cuda.get_device_properties(device).total_memory / 2**30
-        name, size = about["device"], f"память {gigabytes:.0f} ГБ"
-    hours = "; настоящие снимки займут на процессоре часы (QUICK = True)" if device.type == "cpu" else ""
-    return f"Устройство: {name}, {size}, точность чисел {about['precision']}{hours}."
+        name += f", память {torch.cuda.get_device_properties(device).total_memory / 2**30:.0f} ГБ"
+    if device.type == "cpu":
+        name = f"{about['processor']}, потоков: {about['threads']}"
+        hours = "; настоящие снимки займут на процессоре часы (QUICK = True)"
+    return f"Устройство: {name}, точность чисел {about['precision']}{hours}."

@@ -1,4 +1,4 @@
-"""What accuracy does not say: classes weighted alike, the five best answers, which classes are confused."""
+"""What accuracy does not say: classes weighted alike, and the five best answers."""
 
 from collections.abc import Sequence
 
@@ -42,21 +42,3 @@ def class_scores(labels: Sequence[int], answers: Sequence[int]) -> pd.DataFrame:
     )
     table = {"images": images, "recall": right / images.clip(1), "precision": right / answered.clip(1)}
     return pd.DataFrame(table | {"f1": 2 * right / (images + answered)}, index=classes)
-
-
-def by_class(test: Evaluation, class_names: Sequence[str], count: int = 3) -> pd.DataFrame:
-    """The ``count`` classes with the least F1 and the ``count`` with the greatest."""
-    table = class_scores(test.labels, test.predictions).sort_values("f1", kind="stable")
-    chosen = table.index if len(table) <= 2 * count else [*table.index[:count], *table.index[-count:]]
-    shown = {"Класс": [class_names[index] for index in chosen], "Снимков": table["images"][chosen].tolist()}
-    for name, title in {"recall": "Полнота", "precision": "Точность ответа", "f1": "F1"}.items():
-        shown[title] = [percent(share, 1) for share in table[name][chosen]]
-    return pd.DataFrame(shown)
-
-
-def confusions(test: Evaluation, count: int = 3) -> list[tuple[int, int, int]]:
-    """The ``count`` commonest mistakes: true class, answer, how many."""
-    wrong = test.labels != test.predictions
-    pairs = pd.DataFrame({"label": test.labels[wrong].tolist(), "answer": test.predictions[wrong].tolist()})
-    found = pairs.value_counts(sort=False).sort_values(ascending=False, kind="stable")[:count]
-    return [(label, answer, int(times)) for (label, answer), times in found.items()]
