@@ -258,7 +258,9 @@ def train_once(
         checkpoint = Path(cache_dir) / f"{folder.name}.checkpoint"
         with exclusive(checkpoint):
             if not folder.exists():  # nobody has trained it meanwhile
-                run, weights = train(asked, photos(), usable_device(device), checkpoint, progress, threads)
+                device = usable_device(device)
+                folder.parent.mkdir(parents=True, exist_ok=True)  # no training for a place that cannot be
+                run, weights = train(asked, photos(), device, checkpoint, progress, threads)
                 save_tensors(weights, checkpoint.with_suffix(".pt"))
                 run.save(folder)
                 checkpoint.unlink()

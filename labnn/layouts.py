@@ -184,6 +184,8 @@ def _class_folders(base: Path) -> tuple[Listing, Listing, list[str]] | None:
         raise LabError(f"Папки {folders[0]} и {folders[1]} — одна и та же: разделите снимки на две части.")
     files = list(map(_files, folders))
     photos = [[name for name in names if "/" in name and name.lower().endswith(_PHOTOS)] for names in files]
+    if not any(photos):
+        return None
     official = official_classes()["class"].tolist()
     spelled = {same_name(name): name for name in official}
     classes = [[_class_of(name, spelled) for name in names] for names in photos]
