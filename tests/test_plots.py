@@ -16,7 +16,7 @@ from made_runs import finished, found
 from matplotlib.colors import to_rgba
 from PIL import Image
 
-from labnn.report import plots, records
+from labnn.report import plots
 from labnn.report.studies import told
 from labnn.report.write import inline, save_figure
 from labnn.settings import OPTIMIZERS, method
@@ -74,7 +74,7 @@ def test_counter_example_says_what_its_frame_cuts_off():
 
 
 def test_numbers_on_axes_are_written_the_russian_way():
-    figure = plots.plot_curves(found(adam=[0.5, 0.6]))
+    figure = plots.plot_histories({"adam": [finished(0.5).history]}, 10)
     figure.canvas.draw()
     ticks = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert any("," in tick for tick in ticks) and not any("." in tick for tick in ticks)
@@ -125,7 +125,9 @@ def test_nothing_leaves_the_figures_of_a_recorded_study(name):
 
 @pytest.mark.parametrize("kind", ["png", "jpeg"])
 def test_picture_in_a_notebook_is_sharp_and_told_to_the_blind(kind):
-    shown, about = inline(plots.plot_curves(records.table([finished(0.5)])), "Точность растёт", kind)
+    shown, about = inline(
+        plots.plot_histories({"adam": [finished(0.5).history]}, 10), "Точность растёт", kind
+    )
     picture = Image.open(io.BytesIO(base64.b64decode(shown[f"image/{kind}"])))
     assert about[f"image/{kind}"]["alt"] == "Точность растёт" and not plt.get_fignums()
     assert picture.width == 2 * about[f"image/{kind}"]["width"] == pytest.approx(2 * 72 * plots.WIDTH, abs=2)

@@ -110,6 +110,15 @@ def test_runs_of_two_protocols_in_one_folder_are_not_mixed(tmp_path):
     assert shown["summary"]["Скорость обучения"].tolist() == ["0,003", "0,003"]
 
 
+def test_ones_own_runs_are_told_by_data_set_and_apart_from_others_that_do_not_compare(tmp_path):
+    record(tmp_path, *(replace(SMALL, optimizer=name) for name in ("adam", "sgd")), replace(SMALL, epochs=2))
+    known = recorded(tmp_path)
+    assert list(known) == ["cars", "cars-2"]
+    assert known["cars"].texts["verdict"].startswith("Adam и SGD с импульсом: разница не доказана.")
+    assert known["cars-2"].texts["verdict"].startswith("Прогоны есть только для одного оптимизатора")
+    assert {path.name for path in write_report(tmp_path, tmp_path / "out")} >= {"curves.png", "answer.png"}
+
+
 def test_report_of_nothing_says_what_to_do(tmp_path):
     with pytest.raises(LabError, match="python -m labnn train"):
         write_report(tmp_path, tmp_path / "out")

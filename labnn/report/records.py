@@ -84,8 +84,9 @@ def learned_interval(run: Run, accuracy: float) -> tuple[float, float]:
     images = len(run.predictions)
     if not images or np.isnan(accuracy):
         return 0.0, 1.0
-    low, high = stats.binomtest(round(accuracy * images), images).proportion_ci(0.95)
-    return float(low), float(high)
+    right = round(accuracy * images)
+    low, high = stats.beta.ppf([0.025, 0.975], [right, right + 1], [images - right + 1, images - right])
+    return float(low) if right else 0.0, float(high) if right < images else 1.0
 
 
 def changed(run: Run, base: Experiment) -> list[str]:
