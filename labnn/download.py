@@ -38,13 +38,11 @@ def download(root: str | Path, *, official: pd.DataFrame | None = None, endpoint
     root.parent.mkdir(parents=True, exist_ok=True)
     unfinished, packed = (root.with_name(f".{root.name}.{state}") for state in ("unfinished", "download"))
     reasons = []
+    if _is_there(root, official):
+        return root
     with exclusive(root):
-        if root.exists() and (not root.is_dir() or any(root.iterdir())):
-            try:
-                _check(root, official)
-                return root
-            except LabError as error:
-                raise LabError(f"Место {root} занято, укажите другую папку ({error}).") from error
+        if _is_there(root, official):  # another process has brought it meanwhile
+            return root
         for fill in (partial(_from_huggingface, packed=packed, endpoint=endpoint), _from_kaggle):
             shutil.rmtree(unfinished, ignore_errors=True)
             try:
@@ -62,6 +60,17 @@ def download(root: str | Path, *, official: pd.DataFrame | None = None, endpoint
         "kaggle.com и есть 4 ГБ места, скачанное не пропадёт, либо распакуйте архив "
         f"kaggle.com/datasets/{_KAGGLE} в {root}."
     )
+
+
+def _is_there(root: Path, official: pd.DataFrame) -> bool:
+    """Whether the whole set is in ``root``; raises ``LabError`` where something else is."""
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return False
+    try:
+        _check(root, official)
+        return True
+    except LabError as error:
+        raise LabError(f"Место {root} занято, укажите другую папку ({error}).") from error
 
 
 def _check(root: Path, official: pd.DataFrame) -> None:
