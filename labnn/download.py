@@ -41,7 +41,7 @@ def download(root: str | Path, *, official: pd.DataFrame | None = None, endpoint
     if _is_there(root, official):
         return root
     with exclusive(root):
-        if _is_there(root, official):  # by who was waited for
+        if _is_there(root, official):  # another process has brought it meanwhile
             return root
         for fill in (partial(_from_huggingface, packed=packed, endpoint=endpoint), _from_kaggle):
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -63,7 +63,7 @@ def download(root: str | Path, *, official: pd.DataFrame | None = None, endpoint
 
 
 def _is_there(root: Path, official: pd.DataFrame) -> bool:
-    """Whether the whole set lies in ``root``. Raises ``LabError`` where something else does."""
+    """Whether the whole set is in ``root``; raises ``LabError`` where something else is."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     try:

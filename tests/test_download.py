@@ -164,10 +164,10 @@ def test_a_folder_with_something_else_is_left_alone(mirror, root, tiny_root):
     root.mkdir()
     (root / "diary.txt").write_text("mine")
     for place in (root, tiny_root):
-        before = sorted(place.rglob("*"))
+        before = sorted(place.parent.rglob("*"))
         with pytest.raises(LabError, match=f"{place} занято, укажите другую"):
             fetch(mirror, place)
-        assert sorted(place.rglob("*")) == before and not mirror.asked
+        assert sorted(place.parent.rglob("*")) == before and not mirror.asked
 
 
 @pytest.mark.parametrize(
