@@ -144,7 +144,7 @@ class Order(NamedTuple):
         settings = {
             name: value
             for name, value in asdict(experiment).items()
-            if name in FIRST_SETTINGS or value != getattr(Experiment, name)
+            if name in FIRST_SETTINGS or value != getattr(type(experiment), name)
         }
         known = filter(None, [self.definitions, data.get("content")])  # parts that came later
         identity = json.dumps([settings, data["fingerprint"], *known], sort_keys=True)
