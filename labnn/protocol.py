@@ -7,7 +7,7 @@ the test part is looked at once.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from math import comb
 from pathlib import Path
@@ -29,6 +29,22 @@ from labnn.train import evaluate, train_epoch
 
 # Two points in each power of ten.
 GRID = (1e-4, 3.2e-4, 1e-3, 3.2e-3, 1e-2, 3.2e-2, 1e-1)
+
+
+# What a protocol sets itself.
+_OWN = {"optimizer", "lr", "seed"}
+
+
+def experiment_of(settings: dict[str, Any]) -> Experiment:
+    """The ``base`` of a protocol, from settings by their names. Raises ``LabError`` for a name that is none,
+    and for those that the protocol sets itself.
+    """
+    names = {one.name for one in fields(Experiment)} - _OWN
+    if unknown := set(settings) - names:
+        found = f"Настройки сравнения не бывает: {', '.join(map(str, unknown))}"
+        own = "оптимизаторы, скорости и зёрна задаются отдельно"
+        raise LabError(f"{found}; возможны {', '.join(sorted(names))}, а {own}.")
+    return Experiment(**settings)
 
 
 class Cost(NamedTuple):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from labnn.kit.numbers import percent
+from labnn.kit.numbers import number, percent
 from labnn.train import Evaluation
 
 
@@ -42,3 +42,23 @@ def class_scores(labels: Sequence[int], answers: Sequence[int]) -> pd.DataFrame:
     )
     table = {"images": images, "recall": right / images.clip(1), "precision": right / answered.clip(1)}
     return pd.DataFrame(table | {"f1": 2 * right / (images + answered)}, index=classes)
+
+
+def epochs(histories: dict[str, pd.DataFrame], most: int = 30) -> pd.DataFrame:
+    """The original report's tables of ``train_test`` histories, by their titles, side by side: seconds, loss
+    and accuracy of the training; of many epochs the first, the last and others evenly, about ``most`` rows.
+    """
+    length = max(map(len, histories.values()))
+    rows = np.unique(np.linspace(0, length - 1, min(length, most)).round().astype(int))
+    chosen = {title: history.iloc[rows] for title, history in histories.items()}
+    seconds = zip(*(history["seconds"] for history in chosen.values()), strict=True)
+    shown = {
+        "Эпоха": rows + 1,
+        f"Время обучения, с: {' / '.join(chosen)}": [
+            " / ".join(number(one, 2) for one in row) for row in seconds
+        ],
+    }
+    for title, history in chosen.items():
+        shown[f"{title}: потери"] = [number(loss, 4) for loss in history["train_loss"]]
+        shown[f"{title}: точность, %"] = [number(100 * share, 2) for share in history["train_accuracy"]]
+    return pd.DataFrame(shown)

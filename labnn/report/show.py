@@ -70,6 +70,20 @@ def source(*things: Any) -> None:
     display({"text/markdown": f"```python\n{code}\n```", "text/plain": code}, metadata=about, raw=True)
 
 
+def title_page(lines: dict[str, str], topic: str) -> None:
+    """Shows a title page as the universities' rules have it; ``lines`` by their names, what is missing or
+    empty is left to be written by hand.
+    """
+    written = defaultdict(lambda: "_" * 24, {name: value for name, value in lines.items() if value})
+    people = "".join(f"<p>{name}: {written[name]}</p>" for name in ("Вариант", "Выполнил", "Проверил"))
+    page = (
+        f"<div style='text-align:center'><p>{written['Вуз']}<br>Кафедра: {written['Кафедра']}"
+        f"<br>Дисциплина: {written['Дисциплина']}</p><p><b>ОТЧЁТ ПО ЛАБОРАТОРНОЙ РАБОТЕ № 1</b><br>{topic}"
+        f"</p><div style='text-align:right'>{people}</div><p>{written['Город']}, {written['Год']}</p></div>"
+    )
+    display({"text/html": page, "text/plain": topic}, raw=True)
+
+
 def _tight(row: re.Match) -> str:
     return re.sub("-{4,}", "---", re.sub(" {2,}", " ", row[0]))
 

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from scipy import stats
 
 from labnn.kit import numbers
 from labnn.kit.errors import check
+from labnn.kit.watchers import chance_levels
 from labnn.report import tables
 from labnn.report.records import MACHINE, best_rates, by, changed, learned_interval, pairs
 from labnn.report.statistics import MARGIN, describe, pairs_needed, pairs_to_decide
-from labnn.settings import Experiment
-from labnn.train import FIGURES
+from labnn.settings import Experiment, method
+from labnn.train import FIGURES, Evaluation
 
 
 @cache
@@ -144,6 +146,31 @@ def learning(found: pd.DataFrame) -> str:
         one = {"title": title, "accuracy": accuracy, "share": part["majority"].iloc[0]}
         told.append(one | {"low": low, "high": high})
     return say("learning", known=told)
+
+
+def learned(tested: dict[str, Evaluation]) -> str:
+    """``learning`` of single networks, by their titles."""
+    told = []
+    for title, test in tested.items():
+        right = int((test.predictions == test.labels).sum())
+        interval = stats.binomtest(right, len(test.labels)).proportion_ci(0.95)
+        one = {"title": title, "accuracy": test.accuracy, "low": interval.low, "high": interval.high}
+        told.append(one | {"share": chance_levels(test.labels).majority_share})
+    return say("learning", known=told)
+
+
+def one_each(tested: dict[str, Evaluation]) -> str:
+    """What two single networks, by their titles, say of their optimizers: nothing yet."""
+    first, second = tested
+    right = [int((test.predictions == test.labels).sum()) for test in tested.values()]
+    images = len(tested[first].labels)
+    return say("one_each", first=first, second=second, apart=right[0] - right[1], images=images)
+
+
+def original(history: pd.DataFrame, share: float) -> str:
+    """How the original's recipe ended, by its ``train_test`` history; ``share``: of the most frequent class."""
+    end = history.iloc[-1]
+    return say("original", accuracy=end["test_accuracy"], share=share, collapsed=bool(end["collapsed"]))
 
 
 def spread(found: pd.DataFrame) -> str:
