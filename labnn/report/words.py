@@ -18,7 +18,7 @@ from labnn.kit.watchers import chance_levels
 from labnn.report import tables
 from labnn.report.records import MACHINE, best_rates, by, changed, learned_interval, pairs
 from labnn.report.statistics import MARGIN, describe, pairs_needed, pairs_to_decide
-from labnn.settings import Experiment, method
+from labnn.settings import Experiment
 from labnn.train import FIGURES, Evaluation
 
 
@@ -168,7 +168,7 @@ def one_each(tested: dict[str, Evaluation]) -> str:
 
 
 def original(history: pd.DataFrame, share: float) -> str:
-    """How the original's recipe ended, by its ``train_test`` history; ``share``: of the most frequent class."""
+    """How the original's recipe ended, by its history; ``share``: of the most frequent class, 0..1."""
     end = history.iloc[-1]
     return say("original", accuracy=end["test_accuracy"], share=share, collapsed=bool(end["collapsed"]))
 
