@@ -1,5 +1,6 @@
 """What came out: a run, its record on disk, and the one call that trains it or reads it back."""
 
+import csv
 import hashlib
 import json
 import math
@@ -98,9 +99,10 @@ class Run:
                 raise ValueError(f"её записала более новая версия: настроек {', '.join(newer)} здесь нет")
             if missing := FIRST_SETTINGS - set(settings):  # a default would be a guess
                 raise ValueError(f"нет настроек {', '.join(sorted(missing))}")
-            history = pd.read_csv(folder / "history.csv", dtype=str, keep_default_na=False).map(_value)
-            answers = pd.read_csv(folder / "predictions.csv")
-            history, own = history.infer_objects(), record.get("definitions", {})
+            with open(folder / "history.csv", encoding="utf-8-sig", newline="") as file:
+                columns = zip(*csv.reader(file), strict=True)
+                history = pd.DataFrame({name: [*map(_value, cells)] for name, *cells in columns})
+            answers, own = pd.read_csv(folder / "predictions.csv"), record.get("definitions", {})
             run = cls(Experiment(**settings), data, history, answers, record["environment"], own)
             last, right = history[HISTORY_COLUMNS].iloc[-1], (answers["label"] == answers["prediction"]).sum()
             fits = history["epoch"].tolist() == list(range(1, run.experiment.epochs + 1))
