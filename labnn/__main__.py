@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from labnn.data import open_dataset
-from labnn.experiment import run_folder, run_or_load
+from labnn.experiment import order, run_or_load
 from labnn.kit.errors import LabError, explained
 from labnn.kit.files import write_text
 from labnn.kit.hardware import usable_device
@@ -172,7 +172,7 @@ def _train(arguments: argparse.Namespace) -> None:
     experiment, device = _experiment(arguments), usable_device(next(iter(arguments.devices or ()), None))
     missing = "skip" if arguments.skip_missing else "error"
     data = open_dataset(arguments.data, crop_to_box=arguments.crop_to_box, missing=missing)
-    folder = run_folder(experiment, data, arguments.out)
+    folder = order(experiment, data).folder(arguments.out)
     print(f"Прогон уже записан: {folder}" if folder.exists() else f"Запись прогона: {folder}", flush=True)
     options = {"cache_dir": arguments.cache, "device": device, "threads": arguments.threads}
     run_or_load(experiment, data, arguments.out, **options)

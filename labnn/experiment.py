@@ -182,16 +182,6 @@ def order(experiment: Experiment, data: CarsData) -> Order:
     return Order(experiment, describe(data), own_definitions(experiment))
 
 
-def run_name(experiment: Experiment, data: CarsData) -> str:
-    """The folder name of a run."""
-    return order(experiment, data).name
-
-
-def run_folder(experiment: Experiment, data: CarsData, runs_dir: str | Path) -> Path:
-    """Where in ``runs_dir`` a run is recorded, or will be."""
-    return order(experiment, data).folder(runs_dir)
-
-
 def load_runs(runs_dir: str | Path) -> list[Run]:
     """Every run recorded in ``runs_dir`` itself, by optimizer and seed; studies have folders of their own.
 

@@ -19,7 +19,7 @@ from conftest import PROJECT
 from torch import nn
 
 from labnn import NETWORKS, OPTIMIZERS, Experiment, LabError, open_dataset
-from labnn.experiment import load_runs, run_name
+from labnn.experiment import load_runs, order
 from labnn.runner import run_all
 
 SMALL = Experiment(epochs=1, image_size=32, batch_size=8, mix=0.0, mirror_test=False)
@@ -83,7 +83,7 @@ def test_diverging_run_ends_the_call_or_is_told_and_left_out(go, data, capsys):
         go(experiments[:1])
     [run] = go(experiments, processes=2, skip_diverged=True)
     assert run.experiment == experiments[1]
-    assert f"Прогон {run_name(experiments[0], data)} пропущен. В эпоху" in capsys.readouterr().out
+    assert f"Прогон {order(experiments[0], data).name} пропущен. В эпоху" in capsys.readouterr().out
 
 
 def deadly(num_classes: int) -> nn.Module:
@@ -101,7 +101,7 @@ def test_function_that_cannot_be_sent_and_a_run_that_kills_its_workers_are_told(
     experiment = replace(SMALL, network="deadly")
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),  # by itself it tries three more
-        pytest.raises(LabError, match=f"На прогоне {run_name(experiment, data)} гибнут рабочие процессы"),
+        pytest.raises(LabError, match=f"На прогоне {order(experiment, data).name} гибнут рабочие процессы"),
     ):
         go([experiment], processes=2)
 
