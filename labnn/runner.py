@@ -190,6 +190,7 @@ def _client(processes: int, cluster: str | None) -> Iterator[Any]:
     """
     import dask
     from distributed import Client, LocalCluster
+    from distributed.diagnostics.plugin import SchedulerUploadFile, UploadFile
 
     if cluster is None:
         options = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": None, "silence_logs": 50}
@@ -209,7 +210,9 @@ def _client(processes: int, cluster: str | None) -> Iterator[Any]:
         raise LabError(f"Кластер {cluster} недоступен ({error}): {way_out}.") from error
     with client, tempfile.TemporaryDirectory() as folder:
         package = Path(__file__).parent
-        client.upload_file(shutil.make_archive(f"{folder}/labnn", "zip", package.parent, package.name))
+        archive = shutil.make_archive(f"{folder}/labnn", "zip", package.parent, package.name)
+        for plugin in (SchedulerUploadFile(archive), UploadFile(archive)):
+            client.register_plugin(plugin, name="labnn")  # in place of an earlier call's: they share a file
         if not client.nthreads():
             say("В кластере Dask нет рабочих, жду их.")
         yield client
