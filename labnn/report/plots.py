@@ -100,17 +100,6 @@ def _cut(ax: Axes, values: np.ndarray, top: float) -> None:
         ax.set_title(f"выше рамки: до {number(most, 1)}", fontsize="small")
 
 
-def plot_curves(found: pd.DataFrame) -> Figure:
-    """``plot_histories`` of records, for every optimizer."""
-    data, seeds = found["run"].iloc[0].data, found["seed"].nunique()
-    histories = {name: [run.history for run in part["run"]] for name, part in by(found, "optimizer").items()}
-    figure = plot_histories(histories, data["classes"])
-    spread = f"среднее и размах, зёрен: {seeds}" if seeds > 1 else "одно зерно генератора"
-    photos = f"Снимков на обучении и тесте: {tables.sizes(data)}"
-    figure.suptitle(f"{photos}; {spread}", fontsize="medium")
-    return figure
-
-
 def plot_answer(tuning: pd.DataFrame, found: pd.DataFrame, planned: int = 2) -> Figure:
     """What the verdict on two optimizers stands on: accuracy on validation by rate, where rates were tuned;
     and the difference in test accuracy of each pair, with its mean and interval when ``planned`` pairs are
@@ -161,7 +150,7 @@ def plot_maximum(table: pd.DataFrame) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.8))
     line, epochs = look("amsgrad", len(table)), table["epoch"]
     left.plot(epochs, 100 * table["maximum_share"], **line)
-    left.set(xlabel="эпоха", ylabel="веса, где максимум выше $v_t$, %", ylim=(0, 100))
+    left.set(xlabel="эпоха", ylabel="веса, где максимум выше $v_t$, %", ylim=(0, 105))
     right.plot(epochs, table["step_50"], label="медиана по весам", **line)
     band = {"color": line["color"], "alpha": 0.25, "linewidth": 0, "label": "от 10 до 90 % весов"}
     right.fill_between(epochs, table["step_10"], table["step_90"], **band)

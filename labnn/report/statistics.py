@@ -38,8 +38,7 @@ class Difference(NamedTuple):
 
     @property
     def proven(self) -> bool:
-        """Whether Student's interval excludes zero and the exact test agrees, which takes ``pairs_needed``.
-        """
+        """Whether Student's interval excludes zero and the exact test agrees: it takes ``pairs_needed``."""
         return self.spread and (self.low > 0 or self.high < 0) and self.exact_p <= 1 - self.confidence
 
     def within(self, margin: float) -> bool:

@@ -156,19 +156,15 @@ def ladder(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told:
 
 def cells(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told:
     """Pairs of AMSGrad and Adam in cells of the changes."""
-    parts = tables.cell_pairs(found)
-    texts = {"conditions": words.conditions(found), "verdict": words.cells(parts)}
-    return Told({"table": tables.cells(parts)}, texts, {})
+    return Told({"table": tables.cells(found)}, {"conditions": words.conditions(found)}, {})
 
 
 def others(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told | None:
     """Other optimizers beside the base's."""
     if found["optimizer"].nunique() < 2:
         return None
-    parts = tables.ranked(tuning, found, study.base.optimizer)
     texts = {"conditions": words.conditions(found), "stability": words.stability(tuning)}
-    texts["answer"] = words.others(parts, study.base.optimizer)
-    return Told({"table": tables.others(parts)}, texts, {})
+    return Told({"table": tables.others(tuning, found, study.base.optimizer)}, texts, {})
 
 
 def compared(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told | None:
@@ -177,10 +173,11 @@ def compared(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told | 
     if study.kind == "pairs" and not is_paired(found):
         return None
     shown = {"summary": tables.summary(found), "settings": tables.settings(found)}
-    shown |= {f"epochs-{name}": tables.epochs(part) for name, part in by(found, "optimizer").items()}
     texts = {"conditions": words.conditions(found), "verdict": words.verdict(found, planned=study.seeds)}
     texts |= {"maximum": words.maximum(found), "learning": words.learning(found)}
-    figures, answer = {"curves": partial(plots.plot_curves, found)}, None
+    histories = {name: [run.history for run in part["run"]] for name, part in by(found, "optimizer").items()}
+    classes = found["run"].iloc[0].data["classes"]
+    figures, answer = {"curves": partial(plots.plot_histories, histories, classes)}, None
     if len(tuning):
         shown["rates"], texts["stability"] = tables.rates(tuning), words.stability(tuning)
     if is_paired(found):

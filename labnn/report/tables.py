@@ -213,46 +213,33 @@ def headline(found: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([pd.DataFrame([PUBLISHED], columns=titles), ours], ignore_index=True)
 
 
-def ranked(tuning: pd.DataFrame, found: pd.DataFrame, reference: str) -> list[pd.DataFrame]:
-    """The runs of each optimizer, the most accurate first, with the ``gap`` from those of ``reference``,
-    whose intervals hold together with 95 % (Bonferroni), and the range of accuracies ``tried`` on validation.
+def others(tuning: pd.DataFrame, found: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """A row an optimizer, the most accurate first, with the difference from the runs of ``reference``, whose
+    intervals hold together with 95 % (Bonferroni), and the range of accuracies on validation.
     """
     groups, parts = by(found, "optimizer"), []
+    level = 1 - 0.05 / max(len(groups) - 1, 1)
     for name, part in groups.items():
         tried = 100 * tuning["test_accuracy"][tuning["optimizer"] == name]
         span = f"{number(tried.min(), 1)}…{number(tried.max(), 1)}" if len(tried) else "—"
-        level = 1 - 0.05 / max(len(groups) - 1, 1)
         parts.append(against(part, groups[reference], level).assign(tried=span))
-    return sorted(parts, key=lambda part: -part["test_accuracy"].mean())
+    parts.sort(key=lambda part: -part["test_accuracy"].mean())
+    titles = ["Оптимизатор", "Скорость обучения", "Прогонов", "Точность, %"]
+    titles += ["Разность точности [95 % вместе]", "На проверке при разных скоростях, %"]
+    return table(parts, [*titles, "Секунд на эпоху, медиана"])
 
 
-def others(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """A row for each of ``ranked``."""
-    titles = [
-        "Оптимизатор",
-        "Скорость обучения",
-        "Прогонов",
-        "Точность, %",
-        "Разность точности [95 % вместе]",
-    ]
-    return table(parts, [*titles, "На проверке при разных скоростях, %", "Секунд на эпоху, медиана"])
-
-
-def cell_pairs(found: pd.DataFrame) -> list[pd.DataFrame]:
-    """The pairs of each cell, runs that share all but optimizer and seed, with its ``condition``, the
-    ``change`` of its runs, and its ``gap``, whose intervals hold together with 95 % (Bonferroni).
+def cells(found: pd.DataFrame) -> pd.DataFrame:
+    """A row a cell: pairs of runs that share all but optimizer and seed, called by their ``change``; the
+    intervals hold together with 95 % (Bonferroni).
     """
-    cells = sorted(by(found, "lr", "shared").items(), key=lambda cell: (cell[0][0], astuple(cell[0][1])))
-    paired = [pairs(part) for _, part in cells if is_paired(part)]
+    parts = sorted(by(found, "lr", "shared").items(), key=lambda cell: (cell[0][0], astuple(cell[0][1])))
+    paired = [pairs(part) for _, part in parts if is_paired(part)]
     level = 1 - 0.05 / max(len(paired), 1)
-    named = [part.assign(condition=part["change_first"]) for part in paired]
-    return [with_gap(part, describe(part["difference"], level)) for part in named]
-
-
-def cells(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """A row for each of ``cell_pairs``."""
+    known = [with_gap(part, describe(part["difference"], level)) for part in paired]
     titles = ["Условие", "Пар", "{first}, %", "{second}, %", "Разность, п. п. [интервал]"]
-    return table(parts, [*titles, "p (перестановки знаков)", "Весов, у которых максимум ограничивает шаг"])
+    titles += ["p (перестановки знаков)", "Весов, у которых максимум ограничивает шаг"]
+    return table(known, titles, {"Условие": first("change_first")})
 
 
 def answer(found: pd.DataFrame, condition: str, planned: int, tuned: bool, role: str) -> pd.DataFrame:

@@ -18,13 +18,13 @@ from labnn.kit.watchers import chance_levels
 from labnn.report import tables
 from labnn.report.records import MACHINE, best_rates, by, changed, learned_interval, pairs
 from labnn.report.statistics import MARGIN, describe, pairs_needed, pairs_to_decide
-from labnn.settings import Experiment, method
+from labnn.settings import Experiment
 from labnn.train import FIGURES, Evaluation
 
 
 @cache
 def templates() -> Environment:
-    """Jinja's templates of this folder, with numbers written the Russian way: ``{{ 0.314 | percent(1) }}``."""
+    """The Jinja templates of this folder; numbers by filter the Russian way: ``{{ 0.314 | percent(1) }}``."""
     options = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     made = Environment(loader=FileSystemLoader(Path(__file__).parent), **options)
     names = ("number", "signed", "rate", "percent", "interval", "probability", "thousands")
@@ -54,7 +54,7 @@ def conditions(found: pd.DataFrame) -> str:
 def _in_common(values: Iterable[str]) -> str:
     counts = pd.Series(list(values)).value_counts()
     usual, *others = counts.index
-    told = [f"в {counts[value]} прогонах из {counts.sum()} — {value}" for value in others]
+    told = [f"у {counts[value]} из {counts.sum()} прогонов {value}" for value in others]
     return usual + (f" ({', '.join(told)})" if told else "")
 
 
@@ -68,7 +68,7 @@ def verdict(found: pd.DataFrame, margin: float = MARGIN, planned: int = 0) -> st
     """
     check("margin", margin, float, 0, 1)
     groups = by(found, "title")
-    ready = min(map(len, groups.values()), default=0)
+    ready = (found.groupby("seed")["title"].nunique() == len(groups)).sum()
     if ready < planned:
         reached = [f"{title} — {_span(part)}" for title, part in groups.items()]
         return say("waiting", ready=ready, planned=planned, reached=reached)
@@ -190,30 +190,6 @@ def single_causes(found: pd.DataFrame, base: Experiment) -> str:
         if len({_CAUSES.get(name, name) for name in names}) == 1:
             told[bool(part["learns"].all())].append(part["change"].iloc[0])
     return say("single_causes", enough=told[True], not_enough=told[False])
-
-
-def others(parts: Sequence[pd.DataFrame], reference: str) -> str:
-    """Which optimizer to take beside ``reference``, as far as the intervals of ``tables.ranked`` say."""
-    gaps = {part["title"].iloc[0]: part["gap"].iloc[0] for part in parts}
-    sure = {title: gap for title, gap in gaps.items() if gap is not None and gap.spread}
-    best = parts[0]["title"].iloc[0]
-    return say(
-        "others",
-        title=best,
-        accuracy=parts[0]["test_accuracy"].mean(),
-        known=method(reference).title,
-        gap=tables.points(gaps[best]),
-        better=[title for title, gap in sure.items() if gap.low > 0],
-        worse=[title for title, gap in sure.items() if gap.high < 0],
-    )
-
-
-def cells(parts: Sequence[pd.DataFrame]) -> str:
-    """In which of ``tables.cell_pairs`` the two differ; if in none, which is the nearest to it."""
-    known = {part["condition"].iloc[0]: part["gap"].iloc[0] for part in parts}
-    proven = {name: gap for name, gap in known.items() if gap.proven}
-    name = min(known, key=lambda name: known[name].p_value, default="")
-    return say("cells", count=len(known), proven=proven, nearest=known.get(name), name=name)
 
 
 def maximum(found: pd.DataFrame) -> str:
