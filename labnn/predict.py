@@ -146,7 +146,7 @@ def plot_answers(trained: Trained, answers: pd.DataFrame) -> Figure:
         say(f"На рисунке первые {len(photos)} снимка, ответы на все — в таблице.")
     has_maps = isinstance(trained.model, SqueezeNet)
     shape = {"nrows": len(photos), "ncols": 2 + has_maps, "squeeze": False}
-    figure, axes = plt.subplots(**shape, figsize=(WIDTH, 1.9 * len(photos)))
+    figure, axes = plt.subplots(**shape, figsize=(WIDTH, 0.4 + 1.2 * len(photos)))
     for (first, *middle, last), path in zip(axes, photos, strict=True):
         own = answers[answers["photo"] == path].iloc[::-1]
         first.imshow(read_picture(Path(path)))

@@ -79,7 +79,7 @@ def title_page(lines: dict[str, str], topic: str) -> None:
     page = (
         f"<div style='text-align:center'><p>{written['Вуз']}<br>Кафедра: {written['Кафедра']}"
         f"<br>Дисциплина: {written['Дисциплина']}</p><p><b>ОТЧЁТ ПО ЛАБОРАТОРНОЙ РАБОТЕ № 1</b><br>{topic}"
-        f"</p><div style='text-align:right'>{people}</div><p>{written['Город']}, {written['Год']}</p></div>"
+        f"</p><div style='text-align:right'>{people}</div><p>{written['Город и год']}</p></div>"
     )
     display({"text/html": page, "text/plain": topic}, raw=True)
 

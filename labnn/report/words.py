@@ -168,7 +168,7 @@ def one_each(tested: dict[str, Evaluation]) -> str:
 
 
 def original(history: pd.DataFrame, share: float) -> str:
-    """How the original's recipe ended, by its history; ``share``: of the most frequent class, 0..1."""
+    """How the original's recipe ended, by its history; ``share``: of the most frequent class."""
     end = history.iloc[-1]
     return say("original", accuracy=end["test_accuracy"], share=share, collapsed=bool(end["collapsed"]))
 
