@@ -83,9 +83,9 @@ def run_all(
                     raise run
                 tally.reached(experiment, experiment.epochs)
     except KeyboardInterrupt:
-        say(
-            f"Остановлено: готово прогонов {len(runs)} из {len(once)}, тот же вызов продолжит с сохранённого."
-        )
+        if not alone:  # else the one training has said so
+            done = f"готово прогонов {len(runs)} из {len(once)}"
+            say(f"Остановлено: {done}, тот же вызов продолжит с сохранённого.")
         raise
     return [runs[experiment] for experiment in experiments if experiment in runs]
 
