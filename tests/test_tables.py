@@ -46,12 +46,6 @@ def test_a_users_optimizer_stands_after_the_shipped_ones_under_its_name(monkeypa
     ]
 
 
-def test_epochs_are_the_table_of_the_original_work():
-    table = tables.epochs(found(adam=[0.4, 0.6]))
-    assert list(table) == ["Эпоха", "Время обучения, с", "Потери", "Точность, %", "Тестовая точность, %"]
-    assert table.iloc[-1].tolist() == [2, "30,00", "1,5000", "50,00", "50,00"]
-
-
 def test_changes_are_paired_by_seed_and_have_the_t_interval():
     base, better = [0.10, 0.20, 0.12], [0.30, 0.38, 0.35]
     known = [plain(value, seed=seed) for seed, value in enumerate(base)]
@@ -78,13 +72,6 @@ def test_a_change_learns_when_every_seed_beats_the_most_frequent_class():
     told = words.single_causes(known, BASE)
     assert told.startswith("Из правок по одной сеть обучили: пакетная нормализация. Не обучили: ")
     assert "скорость обучения 0,03" in told and "начальные веса PyTorch" in told
-
-
-def test_settings_of_one_cause_count_as_one_and_two_causes_as_none():
-    one = plain(0.5, lr=1e-3, schedule="constant"), plain(0.9, mirror=False, colour=0.0)
-    told = words.single_causes(named(*one, plain(0.9, init="default", batch_norm=True)), BASE)
-    assert told.count("скорость обучения 0,001") == told.count("без отражения") == 1
-    assert "начальные веса" not in told
 
 
 def test_other_optimizers_stand_beside_the_reference_with_intervals_that_hold_together():
@@ -139,28 +126,22 @@ def test_spread_over_seeds_is_told_with_the_interval_of_the_mean():
 
 def test_conditions_are_those_of_all_runs():
     told = words.conditions(records.table([*runs(adam=[0.5] * 3), finished(0.5, epochs=4)]))
-    assert "эпох: 2 (у 1 из 4 прогонов 4)" in told and "зёрен: 3" in told
+    assert "эпох: 2 и 4," in told and "зёрен: 3" in told
 
 
 def test_settings_name_every_machine():
-    known = runs(amsgrad=[0.5], adam=[0.5])
+    known = runs(adam=[0.5, 0.5])
     known[1].environment["precision"] = "bfloat16"
     value = tables.settings(records.table(known)).set_index("Настройка")["Значение"]
     assert value["Вычислитель"].count("CPU, потоков: 1") == 2 and "bfloat16" in value["Вычислитель"]
-    assert value["Оптимизатор"] == "AMSGrad, Adam" and value["Скорость обучения"].startswith(
-        "наибольшая 0,003;"
-    )
 
 
-def test_a_table_of_more_than_six_columns_is_turned_and_numbers_stand_right():
+def test_a_wide_table_of_few_rows_is_turned_and_numbers_stand_right():
     known = found(amsgrad=[0.5] * 7, adam=[0.5] * 7)
-    for table, parts in ((tables.summary(known), 1), (tables.pair_rows(known), 2)):
-        written = tables.markdown(table).split("\n\n")
-        assert len(written) == parts and table.shape[1] > 6
-        for part in written:
-            head, rule, *rows = (line.strip("|").split("|") for line in part.splitlines())
-            assert len(head) <= 6 and all(cell.endswith("-:") for cell in rule[1:]) and rule[0].endswith("--")
-            assert [row[0].strip() for row in rows] == table.columns[1:].tolist()
+    for table, columns in ((tables.summary(known), 3), (tables.pair_rows(known), 7)):
+        _, rule, *rows = (line.strip("|").split("|") for line in tables.markdown(table).splitlines())
+        assert len(rule) == columns and table.shape[1] > 6 and all(cell.endswith("-:") for cell in rule[1:])
+        assert len(rows) == (table.shape[1] - 1 if columns == 3 else 7)
 
 
 def test_markdown_of_names_with_bars_and_line_ends_stays_one_table():
