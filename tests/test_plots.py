@@ -66,13 +66,6 @@ def test_what_has_diverged_ends_and_is_not_drawn_on():
     assert np.isnan(train.get_ydata()[3])
 
 
-def test_counter_example_says_what_its_frame_cuts_off():
-    regret = np.r_[1010.0, np.full(999, 0.2)]
-    path = pd.DataFrame({"step": range(1, 1001), "x_adam": 1.0, "x_amsgrad": -1.0})
-    figure = plots.plot_counter_example({"по порядку": path.assign(regret_adam=regret, regret_amsgrad=0.1)})
-    assert figure.axes[1].get_title() == "выше рамки: до 1010,0"
-
-
 def test_numbers_on_axes_are_written_the_russian_way():
     figure = plots.plot_histories({"adam": finished(0.5).history}, 10)
     figure.canvas.draw()

@@ -4,9 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_runs import finished, found, runs
-from scipy import stats
 
-from labnn.kit.numbers import number, percent
+from labnn.kit.numbers import number
 from labnn.report import records, tables, words
 from labnn.settings import OPTIMIZERS, Experiment
 
@@ -22,11 +21,6 @@ def named(*changed) -> pd.DataFrame:
 def plain(accuracy: float, **settings):
     """A run of ``BASE`` with other ``settings``."""
     return finished(accuracy, **{"batch_norm": False} | settings)
-
-
-def test_summary_reports_the_last_epoch_mean_and_deviation():
-    table = tables.summary(found(amsgrad=[0.5, 0.6], adam=[0.4, 0.4])).set_index("Оптимизатор")
-    assert table["Точность на тесте, %"].to_dict() == {"AMSGrad": "55,0 ± 7,1", "Adam": "40,0 ± 0,0"}
 
 
 def test_runs_tested_at_their_ends_alone_have_no_mean_over_the_epochs():
@@ -46,18 +40,6 @@ def test_a_users_optimizer_stands_after_the_shipped_ones_under_its_name(monkeypa
     ]
 
 
-def test_changes_are_paired_by_seed_and_have_the_t_interval():
-    base, better = [0.10, 0.20, 0.12], [0.30, 0.38, 0.35]
-    known = [plain(value, seed=seed) for seed, value in enumerate(base)]
-    known += [plain(value, seed=seed, batch_norm=True) for seed, value in reversed(list(enumerate(better)))]
-    table = tables.changes(named(*known), BASE)
-    assert table["Что изменено"].tolist() == ["пакетная нормализация", "исходный"]  # the most accurate first
-    ends = stats.ttest_rel(better, base).confidence_interval()
-    shown = [f"{100 * end:+.1f}".replace(".", ",") for end in (np.mean(better) - np.mean(base), *ends)]
-    assert table["Разность точности [95 %]"].tolist() == [f"{shown[0]} [{shown[1]}; {shown[2]}]", ""]
-    assert table["Точность, %"].tolist() == ["34,3 ± 4,0", "14,0 ± 5,3"]
-
-
 def test_a_change_learns_when_every_seed_beats_the_most_frequent_class():
     """Half of the 40 labels are class 0: 36 right answers are more than that explains, 24 are not."""
     known = named(
@@ -74,31 +56,6 @@ def test_a_change_learns_when_every_seed_beats_the_most_frequent_class():
     assert "скорость обучения 0,03" in told and "начальные веса PyTorch" in told
 
 
-def test_other_optimizers_stand_beside_the_reference_with_intervals_that_hold_together():
-    accuracies = {"adam": [0.30, 0.33, 0.31], "sgd": [0.20, 0.24, 0.20], "adamw": [0.31, 0.33, 0.33]}
-    tuning = [finished(0.10, optimizer="sgd", lr=1e-2), finished(0.22, optimizer="sgd", lr=1e-1)]
-    table = tables.others(records.table(tuning), found(**accuracies), "adam").set_index("Оптимизатор")
-    assert table.index.tolist() == ["AdamW", "Adam", "SGD с импульсом"]  # the most accurate first
-    low, high = stats.ttest_rel(accuracies["sgd"], accuracies["adam"]).confidence_interval(1 - 0.05 / 2)
-    shown = f"−10,0 [{100 * low:.1f}; {100 * high:.1f}]".replace(".", ",").replace("-", "−")
-    assert table["Разность точности [95 % вместе]"][["SGD с импульсом", "Adam"]].tolist() == [shown, ""]
-    assert table["На проверке при разных скоростях, %"].tolist() == ["—", "—", "10,0…22,0"]
-
-
-def test_cells_are_compared_apart_with_intervals_that_hold_together():
-    known = [*runs(amsgrad=[0.5, 0.52, 0.51], adam=[0.5, 0.51, 0.52])]
-    known += [
-        finished(value, optimizer=name, seed=seed, beta2=0.9)
-        for name, values in {"amsgrad": [0.6, 0.63, 0.61], "adam": [0.4, 0.41, 0.43]}.items()
-        for seed, value in enumerate(values)
-    ]
-    table = records.table([*known, finished(0.5, seed=7)])  # one without a partner
-    cells = tables.cells(table.assign(change=[f"β₂ = {one:g}" for one in table["beta2"]]))
-    assert cells["Условие"].tolist() == ["β₂ = 0.9", "β₂ = 0.999"] and cells["Пар"].tolist() == [3, 3]
-    low, high = stats.ttest_1samp([20.0, 22.0, 18.0], 0).confidence_interval(1 - 0.05 / 2)
-    assert cells["Разность, п. п. [интервал]"][0] == f"+20,0 [+{low:.1f}; +{high:.1f}]".replace(".", ",")
-
-
 def test_collapse_is_described_by_its_answers():
     row = tables.collapse(records.table([finished(0.5, predictions=(0, 0, 0, 1))])).iloc[0]
     assert (row["Самый частый ответ"], row["Разных ответов"]) == ("75,0 % снимков", 2)
@@ -113,15 +70,6 @@ def test_ladder_climbs_and_no_seed_is_chosen():
     assert ladder["Что изменено"].tolist()[:2] == ["исходный", "пакетная нормализация"]
     assert headline["Точность, %"].tolist() == ["0,85", "10,00", "70,00 ± 20,00", "95,00"]
     assert headline["Снимков на тесте"].tolist() == ["8\u00a0041", "40", "40", "40"]
-
-
-def test_spread_over_seeds_is_told_with_the_interval_of_the_mean():
-    shares = [0.5, 0.7, 0.9]
-    told = words.spread(found(adam=shares))
-    low, high = stats.t.interval(0.95, 2, np.mean(shares), stats.sem(shares))
-    assert "при 3 зёрнах 50,0…90,0 %, в среднем 70,0 %;" in told
-    assert f"от {number(100 * low, 1)} до {percent(high, 1)}" in told
-    assert words.spread(found(adam=[0.5])).endswith("зерно одно, разброс не измерен.")
 
 
 def test_conditions_are_those_of_all_runs():

@@ -26,7 +26,6 @@ from labnn.settings import OPTIMIZERS, method
 plt.rcParams.update(
     {
         "font.size": 12,
-        "axes.titlesize": "medium",
         "axes.grid": True,
         "axes.axisbelow": True,
         "axes.spines.right": False,
@@ -37,30 +36,24 @@ plt.rcParams.update(
         "xtick.labelsize": "small",
         "ytick.labelsize": "small",
         "lines.linewidth": 1.8,
-        "lines.markersize": 6,
-        "hatch.linewidth": 1.5,
-        "errorbar.capsize": 3,
         "figure.constrained_layout.use": True,
         "svg.hashsalt": "labnn",  # the same bytes each time
     }
 )
 WIDTH = 8  # inches
 _CHANCE = {"color": "0.45", "linestyle": ":"}
-_GREYS = [("0", "-", "o"), ("0.35", "--", "s"), ("0.55", ":", "^"), ("0.2", "-.", "D")]  # of no optimizer
+_ABOVE = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderpad": 0}  # of a legend, where no line can be
 
 
 def look(optimizer: str, points: int = 1) -> dict:
     """What tells the lines of an optimizer in every figure, without colour too: its colour and marker, hollow
     for every second one; of a line of ``points`` about eight are marked.
     """
-    color, place, every = method(optimizer).color, _place(optimizer), max(1, points // 8)
+    color, every = method(optimizer).color, max(1, points // 8)
+    place = [*OPTIMIZERS, optimizer].index(optimizer)
     where = (place * every // 2 % every, every)  # optimizers side by side mark other points
     line = {"color": color, "marker": "osD^vP"[place % 6], "markevery": where}
     return line | {"markerfacecolor": "white" if place % 2 else color}
-
-
-def _place(optimizer: str) -> int:
-    return [*OPTIMIZERS, optimizer].index(optimizer)
 
 
 def plot_histories(histories: dict[str, pd.DataFrame], classes: int) -> Figure:
@@ -72,9 +65,8 @@ def plot_histories(histories: dict[str, pd.DataFrame], classes: int) -> Figure:
         for name, history in histories.items():
             for part, title, style in (("test", "тест", "-"), ("train", "обучение", "--")):
                 line = look(name, len(history)) | {"label": f"{method(name).title}, {title}"}
-                ax.plot(
-                    history["epoch"], scale * _between(history[f"{part}_{metric}"]), linestyle=style, **line
-                )
+                values = scale * _between(history[f"{part}_{metric}"])
+                ax.plot(history["epoch"], values, linestyle=style, **line)
         guess = np.log(classes) if metric == "loss" else 100 / classes
         ax.axhline(guess, label=f"наугад, классов: {classes}", **_CHANCE)
         ax.set(xlabel="эпоха", ylabel="потери, нат" if metric == "loss" else "точность, %")
@@ -117,7 +109,7 @@ def _plot_rates(tuning: pd.DataFrame, ax: Axes) -> None:
         ax.plot([best[name]], [own[best[name]]], **line | large)
     ax.axhline(100 / tuning["run"].iloc[0].data["classes"], label="наугад", **_CHANCE)
     ax.set(xlabel="скорость обучения (наибольшая)", ylabel="точность на проверке, %")
-    _legend_above(ax)
+    ax.legend(**_ABOVE)
 
 
 def _plot_differences(found: pd.DataFrame, ax: Axes, planned: int) -> None:
@@ -125,8 +117,8 @@ def _plot_differences(found: pd.DataFrame, ax: Axes, planned: int) -> None:
     first, second = by(found, "optimizer")
     points = 100 * paired["difference"]
     for name, height in ((first, points.clip(lower=0)), (second, points.clip(upper=0))):
-        own = {"color": method(name).color, "edgecolor": "white", "hatch": "//" if _place(name) % 2 else ""}
-        ax.bar(paired.index, height, label=f"точнее {method(name).title}", **own)  # also of who never is
+        label = f"точнее {method(name).title}"  # also of who never is
+        ax.bar(paired.index, height, label=label, color=method(name).color)
     ticks, names = [*range(len(paired))], [*paired["seed"]]
     if len(paired) >= planned:
         mean = describe(points)
@@ -138,7 +130,7 @@ def _plot_differences(found: pd.DataFrame, ax: Axes, planned: int) -> None:
     ax.set_xticks(ticks, names)
     ax.set(xlabel="зерно", ylabel=f"{method(first).title} − {method(second).title}, п. п.")
     ax.grid(axis="x", visible=False)
-    _legend_above(ax)
+    ax.legend(**_ABOVE)
 
 
 def plot_counter_example(paths: dict[str, pd.DataFrame], points: int = 400) -> Figure:
@@ -166,9 +158,8 @@ def plot_signals(signals: dict[str, pd.DataFrame]) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 4.2))
     labels = {"spread": "разброс выхода между снимками", "gradient": "норма градиента / норма весов"}
     for (column, label), ax in zip(labels.items(), axes, strict=True):
-        for (title, table), (shade, style, marker) in zip(signals.items(), cycle(_GREYS), strict=False):
-            layers, line = range(1, len(table) + 1), {"color": shade, "marker": marker, "label": title}
-            ax.semilogy(layers, table[column].clip(lower=1e-12), linestyle=style, markevery=3, **line)
+        for (title, table), style in zip(signals.items(), cycle(["k-", "k--", "k:", "k-."]), strict=False):
+            ax.semilogy(range(1, len(table) + 1), table[column].clip(lower=1e-12), style, label=title)
         ax.set(xlabel="номер свёртки от входа", ylabel=label)
     return _finished(figure, below=True)
 
@@ -227,11 +218,6 @@ def _gallery(pictures: Sequence[np.ndarray], names: Sequence[str], columns: int)
         ax.imshow(picture)
         ax.set_title(textwrap.fill(name, 16), fontsize="small")
     return figure
-
-
-def _legend_above(ax: Axes) -> None:
-    """Where no line or bar can be."""
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
 
 
 def _finished(figure: Figure, *, below: bool = False) -> Figure:

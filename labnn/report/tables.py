@@ -26,7 +26,7 @@ def first(name: str, write: Callable = lambda value: value) -> Column:
 
 
 def mean(name: str, digits: int, scale: float = 1, deviation: bool = False) -> Column:
-    """The mean over the records of a row and, where asked for, of several the standard deviation: «55,0 ± 7,1»."""
+    """The mean over the records of a row, with the standard ``deviation`` of several: «55,0 ± 7,1»."""
 
     def written(part: pd.DataFrame) -> str:
         values = scale * part[name].astype(float)
@@ -76,7 +76,6 @@ COLUMNS: dict[str, Column] = {
     "Точность в среднем по эпохам, %": spread("mean_accuracy", 1, 100),
     "Разность точности [95 %]": first("gap", points),
     "Разность точности [95 % вместе]": first("gap", points),
-    "На проверке при разных скоростях, %": first("tried"),
     "Секунд на эпоху, медиана": epoch_seconds,
     "Минут обучения": mean("minutes", 1),
     "Снимков на тесте": first("run", lambda run: thousands(run.data["test"])),
@@ -151,26 +150,27 @@ def pair_rows(found: pd.DataFrame) -> pd.DataFrame:
     return table(by(paired, "seed").values(), titles)
 
 
-def against(part: pd.DataFrame, base: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
-    """``part`` with the column ``gap``: its difference in last test accuracy from ``base`` over shared seeds,
-    ``None`` of the base itself and without such seeds.
-    """
-    ours, theirs = (runs.set_index("seed")["test_accuracy"] for runs in (part, base))
-    shared = (ours - theirs).dropna()
-    known = len(shared) and not part.index.equals(base.index)
-    return part.assign(gap=[describe(shared, confidence) if known else None] * len(part))
-
-
 def recipes(found: pd.DataFrame) -> list[pd.DataFrame]:
     """The parts of ``found`` that differ in the seed alone, the most accurate first."""
     return sorted(by(found, "recipe").values(), key=lambda part: -part["test_accuracy"].mean())
 
 
+def against(base: pd.DataFrame, found: pd.DataFrame, confidence: float = 0.95) -> list[pd.DataFrame]:
+    """``recipes`` with the column ``gap``: the difference in last test accuracy from the runs ``base`` over
+    shared seeds, ``None`` of the base itself and without such seeds.
+    """
+    parts, theirs = [], base.set_index("seed")["test_accuracy"]
+    for part in recipes(found):
+        shared = (part.set_index("seed")["test_accuracy"] - theirs).dropna()
+        known = len(shared) and not part.index.equals(base.index)
+        parts.append(part.assign(gap=[describe(shared, confidence) if known else None] * len(part)))
+    return parts
+
+
 def changes(found: pd.DataFrame, base: Experiment) -> pd.DataFrame:
     """A row a ``change``, the most accurate first, with the difference from the runs of ``base``."""
-    reference = found[found["recipe"] == base]
     titles = ["Что изменено", "Прогонов", "Точность, %", "Потери, нат", "Разность точности [95 %]", "Учится"]
-    return table([against(part, reference) for part in recipes(found)], titles)
+    return table(against(found[found["recipe"] == base], found), titles)
 
 
 def ladder(found: pd.DataFrame) -> pd.DataFrame:
@@ -194,15 +194,13 @@ def others(tuning: pd.DataFrame, found: pd.DataFrame, reference: str) -> pd.Data
     """A row an optimizer, the most accurate first, with the difference from the runs of ``reference``, whose
     intervals hold together with 95 % (Bonferroni), and the range of accuracies on validation.
     """
-    base, parts = found[found["optimizer"] == reference], []
-    level = 1 - 0.05 / max(len(recipes(found)) - 1, 1)
-    for part in recipes(found):
-        tried = 100 * tuning["test_accuracy"][tuning["optimizer"] == part["optimizer"].iloc[0]]
-        span = f"{number(tried.min(), 1)}…{number(tried.max(), 1)}" if len(tried) else "—"
-        parts.append(against(part, base, level).assign(tried=span))
+    level, tried = 1 - 0.05 / max(len(recipes(found)) - 1, 1), tuning.groupby("optimizer")["test_accuracy"]
+    spans = {name: f"{number(100 * own.min(), 1)}…{number(100 * own.max(), 1)}" for name, own in tried}
     titles = ["Оптимизатор", "Скорость обучения", "Прогонов", "Точность, %"]
     titles += ["Разность точности [95 % вместе]", "На проверке при разных скоростях, %"]
-    return table(parts, [*titles, "Секунд на эпоху, медиана"])
+    own = {titles[-1]: first("optimizer", lambda name: spans.get(name, "—"))}
+    base = found[found["optimizer"] == reference]
+    return table(against(base, found, level), [*titles, "Секунд на эпоху, медиана"], own)
 
 
 def cells(found: pd.DataFrame) -> pd.DataFrame:
@@ -246,20 +244,13 @@ def data(cars: CarsData, levels: ChanceLevels) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+_AUGMENTATION = ["min_crop_area", "mirror", "colour", "mix"]
 _SETTINGS = {
     "Сеть": ["version", "batch_norm", "bypass"],
     "Снимок на входе": ["image_size", "start_size", "test_size", "mirror_test"],
     "Эпох, размер пакета": ["epochs", "batch_size"],
     "Скорость обучения": ["lr", "schedule"],
-    "Регуляризация": [
-        "weight_decay",
-        "dropout",
-        "label_smoothing",
-        "min_crop_area",
-        "mirror",
-        "colour",
-        "mix",
-    ],
+    "Регуляризация": ["weight_decay", "dropout", "label_smoothing", *_AUGMENTATION],
 }
 
 

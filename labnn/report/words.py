@@ -80,14 +80,12 @@ def answers(known: Sequence[pd.DataFrame]) -> str:
 
 
 def stability(tuning: pd.DataFrame) -> str:
-    """How much each optimizer depends on its learning rate, and whether the grid was wide enough."""
-    told, best = [], best_rates(tuning)
+    """Whether the grid of rates was wide enough, or the best one of an optimizer lies at its edge."""
+    edges, best = [], best_rates(tuning)
     for name, part in by(tuning, "optimizer").items():
-        tried, lr = part.groupby("lr")["test_accuracy"].mean(), best[name]
-        one = {"title": part["title"].iloc[0], "lr": lr, "best": tried.max(), "tried": len(tried)}
-        edge = len(tried) > 1 and lr in (tried.index.min(), tried.index.max())
-        told.append(one | {"good": (tried >= 0.9 * tried.max()).sum(), "edge": edge})
-    return say("stability", tried=told)
+        if part["lr"].nunique() > 1 and best[name] in (part["lr"].min(), part["lr"].max()):
+            edges.append(part["title"].iloc[0])
+    return say("stability", edges=edges)
 
 
 def learning(found: pd.DataFrame) -> str:
@@ -109,11 +107,6 @@ def learned(tested: dict[str, Evaluation]) -> str:
 
 def _learning(known: Iterable[tuple[str, float, float, int]]) -> str:
     return say("learning", known=[(*one, *share_interval(one[1], one[3])) for one in known])
-
-
-def original(history: pd.DataFrame, share: float) -> str:
-    """How the original's recipe ended, by its history; ``share``: of the most frequent class, 0..1."""
-    return say("original", end=history.iloc[-1], share=share)
 
 
 def spread(found: pd.DataFrame) -> str:
