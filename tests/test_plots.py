@@ -17,7 +17,7 @@ from matplotlib.colors import to_rgba
 from PIL import Image
 
 from labnn.report import plots
-from labnn.report.studies import told
+from labnn.report.studies import recorded
 from labnn.report.write import inline, save_figure
 from labnn.settings import OPTIMIZERS, method
 
@@ -53,7 +53,7 @@ def test_an_optimizer_that_never_wins_has_its_colour_in_the_legend_all_the_same(
 def test_one_spike_does_not_flatten_a_curve_and_is_told():
     history = pd.DataFrame({"epoch": range(1, 9), "train_loss": 2.0, "train_accuracy": 0.5})
     history = history.assign(test_loss=[2.0, 71.2, 2.0, 2.0, 1.9, 1.8, 1.8, 1.8], test_accuracy=0.4)
-    loss, accuracy = plots.plot_histories({"adam": [history]}, 10).axes
+    loss, accuracy = plots.plot_histories({"adam": history}, 10).axes
     assert loss.get_ylim()[1] < 4 and loss.get_title() == "выше рамки: до 71,2" and not accuracy.get_title()
 
 
@@ -61,20 +61,13 @@ def test_what_has_diverged_ends_and_is_not_drawn_on():
     history = pd.DataFrame({"epoch": [1, 2, 3, 4], "train_loss": [5.0, 4.0, 3.0, np.nan]})
     history["test_loss"] = [5.0, None, 3.0, None]  # epoch 2 was not tested
     history = history.assign(train_accuracy=0.5, test_accuracy=0.5)
-    test, train = plots.plot_histories({"adam": [history]}, 10).axes[0].lines[:2]
+    test, train = plots.plot_histories({"adam": history}, 10).axes[0].lines[:2]
     assert test.get_ydata()[:3].tolist() == [5.0, 4.0, 3.0] and np.isnan(test.get_ydata()[3])
     assert np.isnan(train.get_ydata()[3])
 
 
-def test_counter_example_says_what_its_frame_cuts_off():
-    regret = np.r_[1010.0, np.full(999, 0.2)]
-    path = pd.DataFrame({"step": range(1, 1001), "x_adam": 1.0, "x_amsgrad": -1.0})
-    figure = plots.plot_counter_example({"по порядку": path.assign(regret_adam=regret, regret_amsgrad=0.1)})
-    assert figure.axes[1].get_title() == "выше рамки: до 1010,0"
-
-
 def test_numbers_on_axes_are_written_the_russian_way():
-    figure = plots.plot_histories({"adam": [finished(0.5).history]}, 10)
+    figure = plots.plot_histories({"adam": finished(0.5).history}, 10)
     figure.canvas.draw()
     ticks = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert any("," in tick for tick in ticks) and not any("." in tick for tick in ticks)
@@ -114,20 +107,19 @@ def test_optimizers_are_told_apart_without_colour(pair):
     assert [line["markerfacecolor"] == "white" for line in (first, second)] == [False, True]
 
 
-@pytest.mark.parametrize("name", ["ladder", "causes", "signal", "comparison"])
-def test_nothing_leaves_the_figures_of_a_recorded_study(name):
-    for draw in told(name).figures.values():
-        figure = draw()
-        figure.canvas.draw()
-        inside, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
-        assert inside.min.min() >= -0.02 and (inside.max - (width, height)).max() <= 0.02
+def test_nothing_leaves_the_figures_of_the_recorded_studies():
+    known = recorded()
+    for name in ("ladder", "causes", "signal", "comparison"):
+        for draw in known[name].figures.values():
+            figure = draw()
+            figure.canvas.draw()
+            inside, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+            assert inside.min.min() >= -0.02 and (inside.max - (width, height)).max() <= 0.02
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg"])
 def test_picture_in_a_notebook_is_sharp_and_told_to_the_blind(kind):
-    shown, about = inline(
-        plots.plot_histories({"adam": [finished(0.5).history]}, 10), "Точность растёт", kind
-    )
+    shown, about = inline(plots.plot_histories({"adam": finished(0.5).history}, 10), "Точность растёт", kind)
     picture = Image.open(io.BytesIO(base64.b64decode(shown[f"image/{kind}"])))
     assert about[f"image/{kind}"]["alt"] == "Точность растёт" and not plt.get_fignums()
     assert picture.width == 2 * about[f"image/{kind}"]["width"] == pytest.approx(2 * 72 * plots.WIDTH, abs=2)

@@ -10,19 +10,10 @@ from scipy import stats
 
 from labnn.kit.errors import LabError
 from labnn.report import records, tables, words
-from labnn.report.statistics import describe, detectable, mcnemar, pairs_needed, sign_flip_p
+from labnn.report.statistics import describe, mcnemar, pairs_needed
 
 ADAM = np.array([0.50, 0.53, 0.54, 0.52, 0.51, 0.52])
 NOISE = np.array([0.01, -0.01, 0.0, 0.01, -0.01, 0.0])
-
-
-def test_difference_and_interval_are_the_paired_t_tests():
-    first, second = [0.52, 0.55, 0.50, 0.58], [0.50, 0.54, 0.51, 0.53]
-    result = describe(records.pairs(found(amsgrad=first, adam=second))["difference"])
-    expected = stats.ttest_rel(first, second)
-    assert (result.mean, result.pairs) == (pytest.approx(np.mean(first) - np.mean(second)), 4)
-    assert (result.low, result.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
-    assert result.p_value == pytest.approx(expected.pvalue)
 
 
 def test_pairs_are_made_by_seed_whatever_the_order():
@@ -37,21 +28,18 @@ def test_runs_without_partners_are_refused():
         records.pairs(records.table([finished(0.5, optimizer="amsgrad"), finished(0.5, seed=1)]))
     with pytest.raises(LabError, match="не образуют пар"):
         records.pairs(records.table([finished(0.5, optimizer="amsgrad"), finished(0.5, batch_size=8)]))
-    with pytest.raises(LabError, match="со скоростями 0.003 и 0.01"):
+    with pytest.raises(LabError, match="при разных скоростях"):
         records.pairs(records.table([*runs(amsgrad=[0.5], adam=[0.5]), finished(0.5, lr=0.01)]))
-
-
-def test_runs_on_other_photos_are_no_pair():
-    pair = runs(amsgrad=[0.5], adam=[0.5])
-    known = [
-        replace(run, data=run.data | {"content": content}) for run, content in zip(pair, "ab", strict=True)
-    ]
-    with pytest.raises(LabError, match="на разных снимках"):
-        records.pairs(records.table(known))
+    first, second = runs(amsgrad=[0.5], adam=[0.5])
+    other = replace(second, data=second.data | {"content": "b"})
+    with pytest.raises(LabError, match="на одних снимках"):
+        records.pairs(records.table([replace(first, data=first.data | {"content": "a"}), other]))
 
 
 def test_a_run_with_figures_that_are_no_numbers_is_left_out_and_told():
-    compared = found(amsgrad=[0.5, 0.52, np.nan], adam=[0.4, 0.43, 0.41])
+    compared = records.table(
+        [*runs(amsgrad=[0.5, 0.52, 0.5], adam=[0.4, 0.43]), finished(0.4, loss=np.nan, seed=2)]
+    )
     assert records.pairs(compared)["seed"].tolist() == [0, 1]
     assert "Без пары остались зёрна: 2." in words.verdict(compared)
 
@@ -73,9 +61,9 @@ def test_verdict_can_say_equal_within_the_margin():
         words.verdict(found(amsgrad=ADAM, adam=ADAM), margin=1.5)
 
 
-def test_noise_is_not_called_a_result_and_the_pairs_that_would_decide_are_told():
+def test_noise_is_not_called_a_result():
     text = words.verdict(found(amsgrad=[0.52, 0.50, 0.55, 0.50, 0.51, 0.54], adam=ADAM))
-    assert "разница не доказана" in text and "точнее" not in text and "нужно пар: " in text
+    assert "разница не доказана" in text and "точнее" not in text
 
 
 @pytest.mark.parametrize("pairs", [1, 2, 4])
@@ -97,7 +85,6 @@ def test_three_optimizers_are_compared_by_twos_with_wider_intervals():
 def test_no_answer_is_given_before_the_last_pair_that_was_planned():
     so_far = words.verdict(found(amsgrad=[0.75, 0.76], adam=[0.71, 0.71]), planned=3)
     assert so_far.startswith("Готово пар: 2 из 3; ответ даётся, когда готовы все.")
-    assert "AMSGrad — 75,0…76,0 %, Adam — 71,0 %" in so_far
     three = found(amsgrad=[0.75, 0.76, 0.77], adam=[0.71, 0.71, 0.70])
     assert words.verdict(three, planned=3) == words.verdict(three)
 
@@ -118,31 +105,23 @@ def test_the_one_table_has_no_difference_and_no_verdict_before_the_last_pair():
     )
 
 
-def test_another_machine_is_told_and_whether_it_is_within_pairs():
-    compared = runs(amsgrad=[0.5, 0.6], adam=[0.4, 0.4])
-    compared[1].environment["precision"] = "bfloat16"
-    assert "часть разницы может быть от них" in words.verdict(records.table(compared))
-    compared[3].environment["precision"] = "bfloat16"
-    assert "(числа: float32 и bfloat16), но обе сети пары — на одной" in words.verdict(
-        records.table(compared)
-    )
-
-
 def test_randomisation_test_counts_the_sign_patterns():
-    assert sign_flip_p([1.0, 2.0, 3.0, 4.0, 5.0]) == 2 / 2**5
-    assert sign_flip_p([1.0, -1.0, 2.0, -2.0]) == 1.0
+    assert describe([1.0, 2.0, 3.0, 4.0, 5.0]).exact_p == 2 / 2**5
+    assert describe([1.0, -1.0, 2.0, -2.0]).exact_p == 1.0
     assert pairs_needed(0.95) == 6 and pairs_needed(1 - 0.05 / 3) == 7
 
 
-@pytest.mark.parametrize("pairs", [5, 10])
-def test_detectable_difference_is_found_four_times_in_five(pairs):
-    samples = np.random.default_rng(0).normal(detectable(2.0, pairs), 2.0, size=(4000, pairs))
-    assert (stats.ttest_1samp(samples, 0, axis=1).pvalue < 0.05).mean() == pytest.approx(0.8, abs=0.02)
+def test_machines_that_differ_within_a_pair_are_told():
+    compared = runs(amsgrad=[0.5, 0.6], adam=[0.4, 0.4])
+    compared[1].environment["precision"] = "bfloat16"
+    assert "на разных машинах" in words.verdict(records.table(compared))
+    compared[3].environment["precision"] = "bfloat16"
+    assert "машинах" not in words.verdict(records.table(compared))
 
 
 def test_equal_differences_have_no_spread_and_prove_nothing():
     result = describe([0.25] * 6)
-    assert (result.low, result.high, result.p_value, result.proven) == (0.25, 0.25, 0.0, False)
+    assert (result.low, result.high, result.proven) == (0.25, 0.25, False)
     with pytest.raises(LabError, match="Пары сравнить нельзя"):
         describe([0.1, np.nan])
 
@@ -164,15 +143,7 @@ def test_rates_are_chosen_on_accuracy_then_loss_each_optimizer_alone():
     assert records.best_rates(tuning) == {"adam": 1e-1, "amsgrad": 1e-3}
     assert tables.rates(tuning)["Adam, %"].tolist() == ["40,0", "50,0", "50,0 ★"]
     assert tables.rates(tuning)["AMSGrad, %"].tolist() == ["60,0 ★", "расходится", "расходится"]
-    told = "Adam: лучшая скорость 0,1 (50,0 %), не ниже 90 % от лучшей точности — при 2 из 3 скоростей; "
-    assert f"{told}лучшая лежит на краю сетки, расширьте её." in words.stability(tuning)
-
-
-def test_tuned_runs_are_comparable_but_a_grid_is_taken_apart_by_its_rates():
-    final = [finished(0.5, optimizer=name, lr=lr) for name, lr in (("adam", 1e-3), ("amsgrad", 1e-2))]
-    assert [len(part) for part in records.comparable(records.table(final))] == [2]
-    grid = [finished(0.5, optimizer=name, lr=lr) for name in ("adam", "amsgrad") for lr in (1e-3, 1e-2)]
-    assert [set(part["lr"]) for part in records.comparable(records.table(grid))] == [{1e-3}, {1e-2}]
+    assert words.stability(tuning) == "Лучшая скорость лежит на краю сетки (Adam): расширьте её."
 
 
 @pytest.mark.parametrize(

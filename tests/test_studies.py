@@ -7,7 +7,7 @@ from conftest import PROJECT
 from made_runs import finished
 
 from labnn.kit.errors import LabError
-from labnn.report.studies import Study, recorded, studies, told
+from labnn.report.studies import Study, recorded, studies
 from labnn.report.write import rewrite_blocks, write_report
 from labnn.settings import Experiment
 
@@ -71,17 +71,14 @@ def test_a_study_of_pairs_has_no_verdict_interval_or_mean_before_the_last_pair(t
         known = study.tell(tmp_path)
         ticks = [tick.get_text() for tick in known.figures["answer"]().axes[0].get_xticklabels()]
         assert known.texts["verdict"].startswith("Готово пар: 2 из 3") == (ready < 3) == ("все" not in ticks)
-        [answer] = told("answers", tmp_path).tables["table"]["Разность, п. п. [95 %]"]
+        [answer] = recorded(tmp_path)["answers"].tables["table"]["Разность, п. п. [95 %]"]
         assert (answer == "готово пар: 2 из 3") == (ready < 3)
 
 
-def test_a_study_may_speak_of_runs_of_another_folder_on_conditions(tmp_path):
-    other = write(tmp_path / "old", PAIRS)
-    record(tmp_path / "old", *other.experiments(), *(replace(one, lr=0.1) for one in other.experiments()))
-    study = write(
-        tmp_path / "new", PAIRS.replace("seeds = 3", 'seeds = 3\nruns = [{ folder = "old", lr = 0.1 }]')
-    )
-    assert set(study.load(tmp_path)["lr"]) == {0.1} and len(study.load(tmp_path)) == 6
+def test_a_study_may_speak_of_runs_of_another_folder(tmp_path):
+    record(tmp_path / "old", *write(tmp_path / "old", PAIRS).experiments())
+    study = write(tmp_path / "new", PAIRS + 'runs = ["old"]\n')
+    assert len(study.load(tmp_path)) == 6
 
 
 def test_a_comparison_of_ones_own_is_found(tmp_path):
@@ -113,10 +110,10 @@ def test_runs_of_two_protocols_in_one_folder_are_not_mixed(tmp_path):
 def test_ones_own_runs_are_told_by_data_set_and_apart_from_others_that_do_not_compare(tmp_path):
     record(tmp_path, *(replace(SMALL, optimizer=name) for name in ("adam", "sgd")), replace(SMALL, epochs=2))
     known = recorded(tmp_path)
-    assert list(known) == ["cars", "cars-2"]
-    assert known["cars"].texts["verdict"].startswith("Adam и SGD с импульсом: разница не доказана.")
+    assert list(known) == ["cars-1", "cars-2"]
+    assert known["cars-1"].texts["verdict"].startswith("Adam и SGD с импульсом: разница не доказана.")
     assert known["cars-2"].texts["verdict"].startswith("Прогоны есть только для одного оптимизатора")
-    assert {path.name for path in write_report(tmp_path, tmp_path / "out")} >= {"curves.png", "answer.png"}
+    assert "answer.png" in {path.name for path in write_report(tmp_path, tmp_path / "out")}
 
 
 def test_report_of_nothing_says_what_to_do(tmp_path):

@@ -1,5 +1,6 @@
 """Figures: one function a figure; each draws records or numbers and returns the figure."""
 
+import math
 import textwrap
 from collections.abc import Sequence
 from itertools import cycle
@@ -25,7 +26,6 @@ from labnn.settings import OPTIMIZERS, method
 plt.rcParams.update(
     {
         "font.size": 12,
-        "axes.titlesize": "medium",
         "axes.grid": True,
         "axes.axisbelow": True,
         "axes.spines.right": False,
@@ -36,55 +36,43 @@ plt.rcParams.update(
         "xtick.labelsize": "small",
         "ytick.labelsize": "small",
         "lines.linewidth": 1.8,
-        "lines.markersize": 6,
-        "hatch.linewidth": 1.5,
-        "errorbar.capsize": 3,
         "figure.constrained_layout.use": True,
         "svg.hashsalt": "labnn",  # the same bytes each time
     }
 )
 WIDTH = 8  # inches
 _CHANCE = {"color": "0.45", "linestyle": ":"}
-_GREYS = [("0", "-", "o"), ("0.35", "--", "s"), ("0.55", ":", "^"), ("0.2", "-.", "D")]  # of no optimizer
+_ABOVE = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderpad": 0}  # of a legend, where no line can be
 
 
 def look(optimizer: str, points: int = 1) -> dict:
     """What tells the lines of an optimizer in every figure, without colour too: its colour and marker, hollow
     for every second one; of a line of ``points`` about eight are marked.
     """
-    color, place, every = method(optimizer).color, _place(optimizer), max(1, points // 8)
+    color, every = method(optimizer).color, max(1, points // 8)
+    place = [*OPTIMIZERS, optimizer].index(optimizer)
     where = (place * every // 2 % every, every)  # optimizers side by side mark other points
     line = {"color": color, "marker": "osD^vP"[place % 6], "markevery": where}
     return line | {"markerfacecolor": "white" if place % 2 else color}
 
 
-def _place(optimizer: str) -> int:
-    return [*OPTIMIZERS, optimizer].index(optimizer)
-
-
-def plot_histories(histories: dict[str, Sequence[pd.DataFrame]], classes: int) -> Figure:
-    """Loss and accuracy by epoch for the histories of each optimizer, of one set of ``classes``: test solid,
-    training dashed, their mean and a band of its range, and what a guess gives.
+def plot_histories(histories: dict[str, pd.DataFrame], classes: int) -> Figure:
+    """Loss and accuracy by epoch for the history of each optimizer, on one set of ``classes``: test solid,
+    training dashed, and what a guess gives.
     """
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 4.4))
     for ax, metric, scale in zip(axes, ("loss", "accuracy"), (1, 100), strict=True):
-        seen = []
-        for name, group in histories.items():
-            epochs = group[0]["epoch"]
+        for name, history in histories.items():
             for part, title, style in (("test", "тест", "-"), ("train", "обучение", "--")):
-                values = scale * np.stack([_between(history[f"{part}_{metric}"]) for history in group])
-                line = look(name, len(epochs)) | {"label": f"{method(name).title}, {title}"}
-                ax.plot(epochs, values.mean(axis=0), linestyle=style, **line)
-                if len(group) > 1:
-                    ends = values.min(axis=0), values.max(axis=0)
-                    ax.fill_between(epochs, *ends, color=line["color"], alpha=0.2, linewidth=0)
-                seen.append(values)
+                line = look(name, len(history)) | {"label": f"{method(name).title}, {title}"}
+                values = scale * _between(history[f"{part}_{metric}"])
+                ax.plot(history["epoch"], values, linestyle=style, **line)
         guess = np.log(classes) if metric == "loss" else 100 / classes
         ax.axhline(guess, label=f"наугад, классов: {classes}", **_CHANCE)
         ax.set(xlabel="эпоха", ylabel="потери, нат" if metric == "loss" else "точность, %")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if metric == "loss":
-            _cut(ax, np.concatenate(seen, axis=None), 1.5 * guess)
+    losses = [history[["train_loss", "test_loss"]] for history in histories.values()]
+    _cut(axes[0], pd.concat(losses).astype(float), 1.5 * np.log(classes))
     return _finished(figure, below=True)
 
 
@@ -93,7 +81,7 @@ def _between(values: pd.Series) -> pd.Series:
     return values.astype(float).interpolate(limit_area="inside")
 
 
-def _cut(ax: Axes, values: np.ndarray, top: float) -> None:
+def _cut(ax: Axes, values: Any, top: float) -> None:
     """Leaves out what lies above ``top``, one spike of which would flatten the rest, and says so."""
     if (most := np.nanmax(values)) > top:
         ax.set_ylim(top=top)
@@ -121,7 +109,7 @@ def _plot_rates(tuning: pd.DataFrame, ax: Axes) -> None:
         ax.plot([best[name]], [own[best[name]]], **line | large)
     ax.axhline(100 / tuning["run"].iloc[0].data["classes"], label="наугад", **_CHANCE)
     ax.set(xlabel="скорость обучения (наибольшая)", ylabel="точность на проверке, %")
-    _legend_above(ax)
+    ax.legend(**_ABOVE)
 
 
 def _plot_differences(found: pd.DataFrame, ax: Axes, planned: int) -> None:
@@ -129,8 +117,8 @@ def _plot_differences(found: pd.DataFrame, ax: Axes, planned: int) -> None:
     first, second = by(found, "optimizer")
     points = 100 * paired["difference"]
     for name, height in ((first, points.clip(lower=0)), (second, points.clip(upper=0))):
-        own = {"color": method(name).color, "edgecolor": "white", "hatch": "//" if _place(name) % 2 else ""}
-        ax.bar(paired.index, height, label=f"точнее {method(name).title}", **own)  # also of who never is
+        label = f"точнее {method(name).title}"  # also of who never is
+        ax.bar(paired.index, height, label=label, color=method(name).color)
     ticks, names = [*range(len(paired))], [*paired["seed"]]
     if len(paired) >= planned:
         mean = describe(points)
@@ -142,22 +130,7 @@ def _plot_differences(found: pd.DataFrame, ax: Axes, planned: int) -> None:
     ax.set_xticks(ticks, names)
     ax.set(xlabel="зерно", ylabel=f"{method(first).title} − {method(second).title}, п. п.")
     ax.grid(axis="x", visible=False)
-    _legend_above(ax)
-
-
-def plot_maximum(table: pd.DataFrame) -> Figure:
-    """How often and how strongly AMSGrad's maximum binds, by epoch: ``tables.maximum``."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.8))
-    line, epochs = look("amsgrad", len(table)), table["epoch"]
-    left.plot(epochs, 100 * table["maximum_share"], **line)
-    left.set(xlabel="эпоха", ylabel="веса, где максимум выше $v_t$, %", ylim=(0, 105))
-    right.plot(epochs, table["step_50"], label="медиана по весам", **line)
-    band = {"color": line["color"], "alpha": 0.25, "linewidth": 0, "label": "от 10 до 90 % весов"}
-    right.fill_between(epochs, table["step_10"], table["step_90"], **band)
-    right.axhline(1, color="black", linewidth=0.8)
-    right.set(xlabel="эпоха", ylabel="шаг AMSGrad / шаг Adam", ylim=(0, 1.05))
-    _legend_above(right)
-    return _finished(figure)
+    ax.legend(**_ABOVE)
 
 
 def plot_counter_example(paths: dict[str, pd.DataFrame], points: int = 400) -> Figure:
@@ -185,9 +158,8 @@ def plot_signals(signals: dict[str, pd.DataFrame]) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 4.2))
     labels = {"spread": "разброс выхода между снимками", "gradient": "норма градиента / норма весов"}
     for (column, label), ax in zip(labels.items(), axes, strict=True):
-        for (title, table), (shade, style, marker) in zip(signals.items(), cycle(_GREYS), strict=False):
-            layers, line = range(1, len(table) + 1), {"color": shade, "marker": marker, "label": title}
-            ax.semilogy(layers, table[column].clip(lower=1e-12), linestyle=style, markevery=3, **line)
+        for (title, table), style in zip(signals.items(), cycle(["k-", "k--", "k:", "k-."]), strict=False):
+            ax.semilogy(range(1, len(table) + 1), table[column].clip(lower=1e-12), style, label=title)
         ax.set(xlabel="номер свёртки от входа", ylabel=label)
     return _finished(figure, below=True)
 
@@ -219,46 +191,33 @@ def plot_changes(parts: Sequence[pd.DataFrame]) -> Figure:
 def show_images(
     dataset: CarModelsDataset, class_names: Sequence[str], columns: int = 5, rows: int = 2
 ) -> Figure:
-    """The first image of each of the first ``rows * columns`` classes, with its name; those of a row are
-    equally high.
-    """
-    _, firsts = np.unique(dataset.labels, return_index=True)
-    lines = [firsts[start : start + columns] for start in range(0, min(len(firsts), rows * columns), columns)]
-    pictures = [[dataset.image(int(index)) for index in line] for line in lines]
-    ratios = [[picture.width / picture.height for picture in line] for line in pictures]
-    heights = [0.5 + WIDTH / sum(line) for line in ratios]  # of a picture and its title
-    figure = plt.figure(figsize=(WIDTH, sum(heights)))
-    parts = figure.subfigures(len(lines), height_ratios=heights, squeeze=False).flat
-    for part, line, shown, wide in zip(parts, lines, pictures, ratios, strict=True):
-        axes = part.subplots(1, len(line), width_ratios=wide, squeeze=False).flat
-        for ax, index, picture in zip(axes, line, shown, strict=True):
-            _show(ax, picture, class_names[dataset.labels[index]])
-    return figure
+    """The first image of each of the first ``rows * columns`` classes, with its name."""
+    firsts = np.unique(dataset.labels, return_index=True)[1][: rows * columns]
+    names = [class_names[dataset.labels[index]] for index in firsts]
+    return _gallery([np.asarray(dataset.image(int(index))) for index in firsts], names, columns)
 
 
 def show_batch(images: Tensor, labels: Tensor, class_names: Sequence[str], columns: int = 6) -> Figure:
     """The first ``columns`` images of a normalised batch as the network gets them, float ``(n, 3, h, w)``,
     each with its class; of mixed pictures, whose labels are shares, float ``(n, classes)``, with the largest.
     """
-    figure, axes = plt.subplots(1, columns, figsize=(WIDTH, 0.6 + WIDTH / columns))
     classes = labels.argmax(dim=1) if labels.ndim > 1 else labels
-    for ax in axes:
+    shown = [image - image.amin() for image in images[:columns].float().cpu()]
+    pictures = [(image / image.amax()).permute(1, 2, 0).numpy() for image in shown]
+    return _gallery(pictures, [class_names[label] for label in classes[:columns].tolist()], columns)
+
+
+def _gallery(pictures: Sequence[np.ndarray], names: Sequence[str], columns: int) -> Figure:
+    """Pictures ``(h, w, 3)`` in rows of ``columns``, each under its name."""
+    rows, highest = math.ceil(len(pictures) / columns), max(len(one) / len(one[0]) for one in pictures)
+    size = (WIDTH, rows * (0.6 + highest * WIDTH / columns))
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
+    for ax in axes.flat:
         ax.axis("off")
-    for ax, image, label in zip(axes, images.float().cpu(), classes.tolist(), strict=False):
-        shown = image - image.amin()
-        _show(ax, (shown / shown.amax()).permute(1, 2, 0).numpy(), class_names[label])
+    for ax, picture, name in zip(axes.flat, pictures, names, strict=False):
+        ax.imshow(picture)
+        ax.set_title(textwrap.fill(name, 16), fontsize="small")
     return figure
-
-
-def _show(ax: Axes, picture: Any, name: str) -> None:
-    ax.imshow(picture)
-    ax.axis("off")
-    ax.set_title(textwrap.fill(name, 16), fontsize="small")
-
-
-def _legend_above(ax: Axes) -> None:
-    """Where no line or bar can be."""
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
 
 
 def _finished(figure: Figure, *, below: bool = False) -> Figure:

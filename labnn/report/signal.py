@@ -21,22 +21,19 @@ def signal_by_layer(model: nn.Module, images: Tensor, labels: Tensor) -> pd.Data
     (2010, section 4.2) and He et al. (2015, section 2.2) ask both to keep their size with depth.
     """
     model = copy.deepcopy(model).float().train()
-    spreads: dict[str, float] = {}
     layers: dict[str, nn.Module] = {}
-
-    def measure(name: str, output: Tensor) -> None:
-        spreads[name] = output.detach().var(dim=0).mean().sqrt().item()
-
+    outputs: dict[str, Tensor] = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.eval()
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             layers[name] = module
-            module.register_forward_hook(lambda _, inputs, output, name=name: measure(name, output))
+            module.register_forward_hook(lambda _, inputs, output, name=name: outputs.update({name: output}))
     F.cross_entropy(model(images), labels).backward()
-    weights = [layers[name].weight for name in spreads]
+    spreads = [output.detach().var(dim=0).mean().sqrt().item() for output in outputs.values()]
+    weights = [layers[name].weight for name in outputs]
     gradients = [(weight.grad.norm() / weight.norm()).item() for weight in weights]
-    return pd.DataFrame({"layer": spreads.keys(), "spread": spreads.values(), "gradient": gradients})
+    return pd.DataFrame({"layer": outputs.keys(), "spread": spreads, "gradient": gradients})
 
 
 def start_signals(images: Tensor, labels: Tensor, num_classes: int) -> dict[str, pd.DataFrame]:

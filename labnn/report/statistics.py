@@ -1,11 +1,11 @@
-"""How sure a difference is: Student's interval, exact tests, and what so many pairs could have shown."""
+"""How sure a difference is: Student's interval and exact tests."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import optimize, stats
+from scipy import stats
 
 from labnn.kit.errors import LabError
 
@@ -13,28 +13,22 @@ MARGIN = 0.015  # of accuracy: what another seed alone moves a run by; set befor
 
 
 class Difference(NamedTuple):
-    """The mean of paired differences and how sure it is, in the units of the differences or as p-values.
+    """The mean of paired differences, in their units, and how sure it is.
 
-    ``deviation``: their standard deviation. ``low``, ``high``, ``p_value``: Student's interval and paired t
-    test. ``exact_p``: ``sign_flip_p``. ``detectable``: the true difference that so many pairs show with a
-    chance of 80 %, NaN where they cannot show any. One pair has infinite bounds and a deviation of NaN; of
-    differences all alike the interval is a point and the spread unknown: then nothing is proven.
+    ``low``, ``high``, ``p_value``: Student's interval and paired t test. ``exact_p``: Fisher's randomisation
+    test, the share of sign patterns that move the mean as far from zero, at least 2 / 2^pairs. ``spread``:
+    whether the pairs differ among themselves; else nothing is proven: the bounds of one pair are infinite, of
+    differences all alike they are the mean.
     """
 
     mean: float
-    deviation: float
     low: float
     high: float
     p_value: float
     exact_p: float
-    detectable: float
     pairs: int
     confidence: float
-
-    @property
-    def spread(self) -> bool:
-        """Whether the pairs differ among themselves: without it there is no interval."""
-        return self.deviation > 0
+    spread: bool
 
     @property
     def proven(self) -> bool:
@@ -58,59 +52,21 @@ def describe(differences: Sequence[float], confidence: float = 0.95) -> Differen
     if not len(values) or not np.isfinite(values).all():
         found = f"разностей {len(values)}, из них чисел {np.isfinite(values).sum()}"
         raise LabError(f"Пары сравнить нельзя ({found}): нужна одна или больше, и все числа.")
-    mean, pairs = float(values.mean()), len(values)
-    if pairs == 1:
-        return Difference(mean, np.nan, -np.inf, np.inf, 1.0, 1.0, np.nan, 1, confidence)
-    deviation = float(values.std(ddof=1)) if np.ptp(values) > 1e-12 else 0.0
-    if not deviation:
-        p_value = float(mean == 0)
-        return Difference(mean, 0.0, mean, mean, p_value, sign_flip_p(values), np.nan, pairs, confidence)
-    test = stats.ttest_1samp(values, 0)
-    low, high = map(float, test.confidence_interval(confidence))
-    least = detectable(deviation, pairs, confidence) if pairs >= pairs_needed(confidence) else np.nan
-    exact_p = sign_flip_p(values)
-    return Difference(mean, deviation, low, high, float(test.pvalue), exact_p, least, pairs, confidence)
-
-
-def sign_flip_p(differences: Sequence[float]) -> float:
-    """Two-sided p-value of Fisher's randomisation test: the share of sign patterns that move the mean as far
-    from zero; all 2^n of them to n = 13, else 10 000 random ones. At least 2 / 2^n.
-    """
-    options = {"n_resamples": 10_000, "random_state": 0, "permutation_type": "samples"}
-    values = np.asarray(differences, dtype=float)
-    return float(stats.permutation_test((values,), np.mean, **options).pvalue)
+    mean, pairs, spread = float(values.mean()), len(values), bool(np.ptp(values) > 1e-12)
+    low, high = (mean, mean) if pairs > 1 else (-np.inf, np.inf)
+    p_value = exact_p = 1.0
+    if pairs > 1:  # to 13 pairs all sign patterns, else 10 000 random ones
+        options = {"n_resamples": 10_000, "random_state": 0, "permutation_type": "samples"}
+        exact_p = float(stats.permutation_test((values,), np.mean, **options).pvalue)
+    if spread:
+        test = stats.ttest_1samp(values, 0)
+        (low, high), p_value = map(float, test.confidence_interval(confidence)), float(test.pvalue)
+    return Difference(mean, low, high, p_value, exact_p, pairs, confidence, spread)
 
 
 def pairs_needed(confidence: float = 0.95) -> int:
-    """The fewest pairs with which ``sign_flip_p`` can fall to 1 - ``confidence``: six for 95 %."""
+    """The fewest pairs whose ``exact_p`` can fall to 1 - ``confidence``: six for 95 %."""
     return int(np.ceil(np.log2(2 / (1 - confidence)) - 1e-9))
-
-
-def detectable(deviation: float, pairs: int, confidence: float = 0.95, power: float = 0.8) -> float:
-    """The true mean difference that a paired t test of two or more ``pairs`` with this standard ``deviation``
-    finds with a chance of ``power``.
-    """
-    critical = stats.t.ppf((1 + confidence) / 2, pairs - 1)
-
-    def lacking(shift: float) -> float:  # the chance of finding the wrong sign is a few millionths
-        return stats.nct.sf(critical, pairs - 1, shift) - power
-
-    return float(optimize.brentq(lacking, 0, 3 * critical + 3) * deviation / np.sqrt(pairs))
-
-
-def pairs_to_decide(found: Difference, margin: float = MARGIN, power: float = 0.8) -> int | None:
-    """How many pairs, more than there are, would decide with a chance of ``power`` if mean and deviation seen
-    are the true ones: prove the difference, or that it lies inside ``margin``. ``None``: over 1 000.
-    """
-    if not found.spread:
-        return None
-    beyond = stats.norm.ppf((1 + power) / 2)
-    for pairs in range(max(pairs_needed(found.confidence), found.pairs + 1), 1001):
-        half = stats.t.ppf((1 + found.confidence) / 2, pairs - 1)
-        apart = detectable(found.deviation, pairs, found.confidence, power) <= abs(found.mean)
-        if apart or (half + beyond) * found.deviation / np.sqrt(pairs) < margin - abs(found.mean):
-            return pairs
-    return None
 
 
 def mcnemar(first: pd.DataFrame, second: pd.DataFrame) -> tuple[int, int, float]:
@@ -126,3 +82,8 @@ def mcnemar(first: pd.DataFrame, second: pd.DataFrame) -> tuple[int, int, float]
     right, other = (answers["prediction"] == answers["label"] for answers in (first, second))
     one, two = int((right & ~other).sum()), int((other & ~right).sum())
     return one, two, float(stats.binomtest(one, one + two).pvalue) if one + two else 1.0
+
+
+def share_interval(share: float, images: int) -> tuple[float, float]:
+    """The exact 95 % interval (Clopper and Pearson 1934) of a ``share`` of so many ``images``."""
+    return tuple(stats.binomtest(round(share * images), images).proportion_ci(0.95))

@@ -1,7 +1,6 @@
 """Studies: what each trains stands in a study.toml beside its records; what its kind shows of it, here."""
 
 import tomllib
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure
 from labnn.experiment import Run, load_runs
 from labnn.kit.errors import LabError
 from labnn.report import plots, records, tables, words
-from labnn.report.records import by, is_paired
+from labnn.report.records import is_paired
 from labnn.settings import ORIGINAL, Experiment
 
 RUNS = Path(__file__).parents[2] / "data" / "runs"
@@ -27,7 +26,7 @@ class Told(NamedTuple):
 
     tables: dict[str, pd.DataFrame]
     texts: dict[str, str]
-    figures: dict[str, Callable[[], Figure]]
+    figures: dict[str, Callable[[], Figure]] = {}
     answer: pd.DataFrame | None = None
 
 
@@ -39,10 +38,9 @@ class Study:
     from it, each with ``seeds`` seeds; a study of pairs or cells trains all that with AMSGrad and with Adam.
     ``base`` is what differs from the default experiment, or with ``original = true`` from the original's; a
     change is a dictionary of settings and may have a ``title``. With ``validation`` networks are tested on a
-    part cut from the training one. ``runs``: other folders whose records belong to it too, by name, or with
-    conditions on columns of ``records.table``: ``{ folder = "recipe", precision = "bfloat16" }``.
-    ``titles``: of the rungs of a ladder. Of the question "AMSGrad or Adam?": ``condition`` in words, whether
-    the rates were ``tuned``, and the ``role`` of the answer, "main" or "exploratory".
+    part cut from the training one. ``runs``: other folders whose records belong to it too. ``titles``: of the
+    rungs of a ladder. Of the question "AMSGrad or Adam?": ``condition`` in words, whether the rates were
+    ``tuned``, and the ``role`` of the answer, "main" or "exploratory".
     """
 
     name: str
@@ -53,7 +51,7 @@ class Study:
     titles: tuple[str, ...] = ()
     seeds: int = 1
     validation: bool = False
-    runs: tuple[str | dict, ...] = ()
+    runs: tuple[str, ...] = ()
     condition: str = ""
     tuned: bool = True
     role: str = "exploratory"
@@ -70,20 +68,18 @@ class Study:
         except (tomllib.TOMLDecodeError, TypeError, KeyError) as error:
             raise LabError(f"Файл {path} не описывает опыт ({error}): исправьте его.") from error
 
-    @property
-    def of_pairs(self) -> bool:
-        """Whether it trains everything with AMSGrad and with Adam."""
-        return self.kind in ("cells", "pairs")
+    def _optimizers(self) -> tuple[str, ...]:
+        """With which it trains everything, in place of the one that a change has."""
+        return ("amsgrad", "adam") if self.kind in ("cells", "pairs") else ()
 
     def experiments(self) -> list[Experiment]:
         """What it trains, seed by seed: a study cut short has every change once, or whole pairs."""
         changes = [self.base, *(_changed(self.base, change) for change in self.changes)] if self.base else []
-        names = ("amsgrad", "adam") if self.of_pairs else ("",)
         return [
-            replace(one, optimizer=name or one.optimizer, seed=seed)
+            replace(one, optimizer=name, seed=seed)
             for seed in range(self.seeds)
             for one in changes
-            for name in names
+            for name in self._optimizers() or (one.optimizer,)
         ]
 
     def folder(self, runs_dir: str | Path) -> Path:
@@ -92,14 +88,8 @@ class Study:
 
     def load(self, runs_dir: str | Path) -> pd.DataFrame:
         """Its records and those that ``runs`` names; the column ``change`` is what texts call a run."""
-        runs = load_runs(self.folder(runs_dir))
-        for other in self.runs:
-            wanted = dict(other) if isinstance(other, dict) else {"folder": other}
-            found = records.load(Path(runs_dir) / wanted.pop("folder"))
-            for name, value in wanted.items():
-                found = found[found[name] == value]
-            runs += list(found["run"])
-        found = records.table(runs)
+        folders = [self.folder(runs_dir), *(Path(runs_dir) / other for other in self.runs)]
+        found = records.table([run for folder in folders for run in load_runs(folder)])
         return found.assign(change=[self._called(run) for run in found["run"]])
 
     def _called(self, run: Run) -> str:
@@ -107,7 +97,7 @@ class Study:
         if self.base is None:
             return run.experiment.optimizer
         titles = {_changed(self.base, one): one["title"] for one in self.changes if "title" in one}
-        either = {"optimizer": self.base.optimizer} if self.of_pairs else {}
+        either = {"optimizer": self.base.optimizer} if self._optimizers() else {}
         experiment = replace(run.experiment, seed=self.base.seed, **either)
         return titles.get(experiment) or experiment.changes(self.base) or self.title or "без правок"
 
@@ -136,12 +126,12 @@ def changes(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told:
 def collapse(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told:
     """What a network that does not learn is like."""
     dead = found[~found["batch_norm"]]
-    return Told({"table": tables.collapse(dead)}, {"conditions": words.conditions(dead)}, {})
+    return Told({"table": tables.collapse(dead)}, {"conditions": words.conditions(dead)})
 
 
 def recipe(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told:
     """One recipe by its seeds."""
-    return Told({"settings": tables.settings(found)}, {"spread": words.spread(found)}, {})
+    return Told({"settings": tables.settings(found)}, {"spread": words.spread(found)})
 
 
 def ladder(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told:
@@ -156,28 +146,21 @@ def ladder(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told:
 
 def cells(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told:
     """Pairs of AMSGrad and Adam in cells of the changes."""
-    return Told({"table": tables.cells(found)}, {"conditions": words.conditions(found)}, {})
+    return Told({"table": tables.cells(found)}, {"conditions": words.conditions(found)})
 
 
-def others(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told | None:
+def others(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told:
     """Other optimizers beside the base's."""
-    if found["optimizer"].nunique() < 2:
-        return None
     texts = {"conditions": words.conditions(found), "stability": words.stability(tuning)}
-    return Told({"table": tables.others(tuning, found, study.base.optimizer)}, texts, {})
+    return Told({"table": tables.others(tuning, found, study.base.optimizer)}, texts)
 
 
-def compared(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told | None:
+def compared(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told:
     """Optimizers compared, with no answer before the last of ``seeds`` pairs."""
     found, tuning = records.one_protocol(found, tuning)
-    if study.kind == "pairs" and not is_paired(found):
-        return None
-    shown = {"summary": tables.summary(found), "settings": tables.settings(found)}
+    shown, figures, answer = {"summary": tables.summary(found)}, {}, None
     texts = {"conditions": words.conditions(found), "verdict": words.verdict(found, planned=study.seeds)}
     texts |= {"maximum": words.maximum(found), "learning": words.learning(found)}
-    histories = {name: [run.history for run in part["run"]] for name, part in by(found, "optimizer").items()}
-    classes = found["run"].iloc[0].data["classes"]
-    figures, answer = {"curves": partial(plots.plot_histories, histories, classes)}, None
     if len(tuning):
         shown["rates"], texts["stability"] = tables.rates(tuning), words.stability(tuning)
     if is_paired(found):
@@ -185,12 +168,10 @@ def compared(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told | 
         figures["answer"] = partial(plots.plot_answer, tuning, found, study.seeds)
         if study.condition:
             answer = tables.answer(found, study.condition, study.seeds, study.tuned, study.role)
-    if texts["maximum"]:
-        figures["maximum"] = partial(plots.plot_maximum, tables.maximum(found))
     return Told(shown, texts, figures, answer)
 
 
-KINDS: dict[str, Callable[[Study, pd.DataFrame, pd.DataFrame], Told | None]] = {
+KINDS: dict[str, Callable[[Study, pd.DataFrame, pd.DataFrame], Told]] = {
     one.__name__: one for one in (changes, collapse, recipe, ladder, cells, others)
 } | {"pairs": compared, "comparison": compared}
 
@@ -202,16 +183,6 @@ def studies(runs_dir: str | Path = RUNS) -> dict[str, Study]:
     return known | {name: Study(name) for name in sorted(own)}
 
 
-def told(name: str, runs_dir: str | Path = RUNS) -> Told | None:
-    """What ``recorded`` has under ``name``, without reading the other records."""
-    known = studies(runs_dir)
-    if name == "signal":
-        return signal(runs_dir)
-    if name == "answers":
-        return answers([study.tell(runs_dir) for study in known.values() if study.condition])
-    return known[name].tell(runs_dir)
-
-
 def answers(known: Iterable[Told | None]) -> Told | None:
     """The answers of all studies to "AMSGrad or Adam?" in one table and one sentence."""
     rows = [one.answer for one in known if one and one.answer is not None]
@@ -219,7 +190,7 @@ def answers(known: Iterable[Told | None]) -> Told | None:
         return None
     shown = tables.answers(rows)
     short = shown[["Условие", "Разность, п. п. [95 %]", "Скорость подобрана"]]
-    return Told({"table": shown, "short": short}, {"sentence": words.answers(rows)}, {})
+    return Told({"table": shown, "short": short}, {"sentence": words.answers(rows)})
 
 
 def signal(runs_dir: str | Path) -> Told | None:
@@ -227,7 +198,7 @@ def signal(runs_dir: str | Path) -> Told | None:
     path = Path(runs_dir) / "signal.csv"
     if not path.is_file():
         return None
-    signals = dict(list(pd.read_csv(path).groupby("network", sort=False)))
+    signals = records.by(pd.read_csv(path), "network")
     return Told({}, {}, {"figure": partial(plots.plot_signals, signals)})
 
 
@@ -237,10 +208,7 @@ def recorded(runs_dir: str | Path = RUNS) -> dict[str, Told]:
     """
     found = {name: study.tell(runs_dir) for name, study in studies(runs_dir).items()}
     found |= {"answers": answers(found.values()), "signal": signal(runs_dir)}
-    met: Counter[str] = Counter()
-    for group in records.comparable(records.load(runs_dir)):
-        name = group["run"].iloc[0].data["name"]
-        met[name] += 1
-        study = Study(name if met[name] == 1 else f"{name}-{met[name]}")
+    for place, group in enumerate(records.comparable(records.load(runs_dir)), 1):
+        study = Study(f"{group['run'].iloc[0].data['name']}-{place}")
         found[study.name] = compared(study, group, group.iloc[:0])
     return {name: one for name, one in found.items() if one}

@@ -1,8 +1,7 @@
 """Tables as a reader sees them: a table is a list of columns, a row is written from some of the records."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import astuple
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -10,7 +9,7 @@ import pandas as pd
 from labnn.data import CarsData
 from labnn.kit.numbers import interval, number, percent, probability, rate, signed, thousands
 from labnn.kit.watchers import ChanceLevels
-from labnn.report.records import best_rates, by, changed, is_paired, pairs
+from labnn.report.records import best_rates, by, is_paired, pairs
 from labnn.report.statistics import Difference, describe, mcnemar
 from labnn.settings import Experiment
 
@@ -26,20 +25,18 @@ def first(name: str, write: Callable = lambda value: value) -> Column:
     return lambda part: write(part[name].iloc[0])
 
 
-def mean(name: str, digits: int, scale: float = 1) -> Column:
-    """The mean over the records of a row."""
-    return lambda part: number(scale * part[name].astype(float).mean(skipna=False), digits)
-
-
-def spread(name: str, digits: int, scale: float = 1) -> Column:
-    """The mean and, of several records, the standard deviation: «55,0 ± 7,1»."""
+def mean(name: str, digits: int, scale: float = 1, deviation: bool = False) -> Column:
+    """The mean over the records of a row, with the standard ``deviation`` of several: «55,0 ± 7,1»."""
 
     def written(part: pd.DataFrame) -> str:
-        deviation = scale * part[name].astype(float).std(skipna=False)
-        told = mean(name, digits, scale)(part)
-        return told if math.isnan(deviation) else f"{told} ± {number(deviation, digits)}"
+        values = scale * part[name].astype(float)
+        told = number(values.mean(skipna=False), digits)
+        return f"{told} ± {number(values.std(), digits)}" if deviation and len(values) > 1 else told
 
     return written
+
+
+spread = partial(mean, deviation=True)
 
 
 def epoch_seconds(part: pd.DataFrame) -> str:
@@ -79,7 +76,6 @@ COLUMNS: dict[str, Column] = {
     "Точность в среднем по эпохам, %": spread("mean_accuracy", 1, 100),
     "Разность точности [95 %]": first("gap", points),
     "Разность точности [95 % вместе]": first("gap", points),
-    "На проверке при разных скоростях, %": first("tried"),
     "Секунд на эпоху, медиана": epoch_seconds,
     "Минут обучения": mean("minutes", 1),
     "Снимков на тесте": first("run", lambda run: thousands(run.data["test"])),
@@ -102,12 +98,6 @@ COLUMNS: dict[str, Column] = {
     "Весов, у которых максимум ограничивает шаг": lambda part: percent(part["held_first"].mean(), 1),
     "Скорость подобрана": tuned_rates,
     "Роль": first("role", {"main": "главный", "exploratory": "разведочный"}.get),
-    # of an epoch
-    "Эпоха": first("epoch"),
-    "Время обучения, с": mean("seconds", 2),
-    "Потери": mean("train_loss", 4),
-    "Точность в эпохе, %": mean("train_accuracy", 2, 100),
-    "Тестовая точность, %": mean("test_accuracy", 2, 100),
 }
 
 
@@ -130,32 +120,23 @@ def summary(found: pd.DataFrame) -> pd.DataFrame:
     return table(by(found, "optimizer").values(), [*titles, "Секунд на эпоху, медиана"])
 
 
-def epochs(found: pd.DataFrame) -> pd.DataFrame:
-    """The original report's table of one optimizer: a row an epoch, means over seeds."""
-    parts = by(pd.concat([run.history for run in found["run"]]), "epoch").values()
-    titles = ["Эпоха", "Время обучения, с", "Потери", "Точность в эпохе, %", "Тестовая точность, %"]
-    return table(parts, titles).rename(columns={"Точность в эпохе, %": "Точность, %"})
-
-
 def collapse(found: pd.DataFrame) -> pd.DataFrame:
-    """A row a run: what a network is like that answers every photo alike."""
-    losses = {"Потери на обучении": mean("train_loss", 4), "Потери на тесте": mean("test_loss", 4)}
-    own = losses | {"Точность на тесте, %": mean("test_accuracy", 2, 100)}
-    parts = [found.iloc[[place]] for place in range(len(found))]
-    return table(parts, ["Оптимизатор", "Эпох", *own, "Самый частый ответ", "Разных ответов"], own)
+    """A row a recipe: what a network is like that answers every photo alike."""
+    losses = {"Потери на обучении": spread("train_loss", 4), "Потери на тесте": spread("test_loss", 4)}
+    own = losses | {"Точность на тесте, %": spread("test_accuracy", 2, 100)}
+    titles = ["Оптимизатор", "Эпох", *own, "Самый частый ответ", "Разных ответов"]
+    return table(by(found, "recipe").values(), titles, own)
 
 
 def rates(tuning: pd.DataFrame) -> pd.DataFrame:
     """Accuracy on validation by rate, the best of each optimizer with a star; what is absent has diverged."""
-    best, rows = best_rates(tuning), []
-    for lr, tried in sorted(by(tuning, "lr").items()):
-        row = {"Скорость обучения": rate(lr)}
-        for name, own in by(tuning, "optimizer").items():
-            part = tried[tried["optimizer"] == name]
-            told = mean("test_accuracy", 1, 100)(part) + " ★" * (best[name] == lr)
-            row[f"{own['title'].iloc[0]}, %"] = told if len(part) else "расходится"
-        rows.append(row)
-    return pd.DataFrame(rows)
+    best, titles = best_rates(tuning), tuning.set_index("optimizer")["title"].to_dict()
+    shown = tuning.pivot_table("test_accuracy", "lr", "optimizer", sort=False).sort_index()
+    for name, accuracies in shown.items():
+        told = [f"{number(100 * one, 1)}{' ★' * (lr == best[name])}" for lr, one in accuracies.items()]
+        shown[name] = pd.Series(told, shown.index).where(accuracies.notna(), "расходится")
+    shown = shown.rename(columns={name: f"{titles[name]}, %" for name in shown})
+    return shown.rename(index=rate).rename_axis(index="Скорость обучения", columns=None).reset_index()
 
 
 def pair_rows(found: pd.DataFrame) -> pd.DataFrame:
@@ -169,31 +150,27 @@ def pair_rows(found: pd.DataFrame) -> pd.DataFrame:
     return table(by(paired, "seed").values(), titles)
 
 
-def against(part: pd.DataFrame, base: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
-    """``part`` with the column ``gap``: its difference in last test accuracy from ``base`` over shared seeds,
-    ``None`` of the base itself and without such seeds.
-    """
-    ours, theirs = (runs.set_index("seed")["test_accuracy"] for runs in (part, base))
-    shared = (ours - theirs).dropna()
-    known = len(shared) and not part.index.equals(base.index)
-    return with_gap(part, describe(shared, confidence) if known else None)
-
-
-def with_gap(part: pd.DataFrame, gap: Difference | None) -> pd.DataFrame:
-    """``part`` with ``gap`` in a column of that name."""
-    return part.assign(gap=pd.Series([gap] * len(part), part.index, dtype=object))
-
-
 def recipes(found: pd.DataFrame) -> list[pd.DataFrame]:
     """The parts of ``found`` that differ in the seed alone, the most accurate first."""
     return sorted(by(found, "recipe").values(), key=lambda part: -part["test_accuracy"].mean())
 
 
+def against(base: pd.DataFrame, found: pd.DataFrame, confidence: float = 0.95) -> list[pd.DataFrame]:
+    """``recipes`` with the column ``gap``: the difference in last test accuracy from the runs ``base`` over
+    shared seeds, ``None`` of the base itself and without such seeds.
+    """
+    parts, theirs = [], base.set_index("seed")["test_accuracy"]
+    for part in recipes(found):
+        shared = (part.set_index("seed")["test_accuracy"] - theirs).dropna()
+        known = len(shared) and not part.index.equals(base.index)
+        parts.append(part.assign(gap=[describe(shared, confidence) if known else None] * len(part)))
+    return parts
+
+
 def changes(found: pd.DataFrame, base: Experiment) -> pd.DataFrame:
     """A row a ``change``, the most accurate first, with the difference from the runs of ``base``."""
-    reference = found[[not changed(run, base) for run in found["run"]]]
     titles = ["Что изменено", "Прогонов", "Точность, %", "Потери, нат", "Разность точности [95 %]", "Учится"]
-    return table([against(part, reference) for part in recipes(found)], titles)
+    return table(against(found[found["recipe"] == base], found), titles)
 
 
 def ladder(found: pd.DataFrame) -> pd.DataFrame:
@@ -217,26 +194,22 @@ def others(tuning: pd.DataFrame, found: pd.DataFrame, reference: str) -> pd.Data
     """A row an optimizer, the most accurate first, with the difference from the runs of ``reference``, whose
     intervals hold together with 95 % (Bonferroni), and the range of accuracies on validation.
     """
-    groups, parts = by(found, "optimizer"), []
-    level = 1 - 0.05 / max(len(groups) - 1, 1)
-    for name, part in groups.items():
-        tried = 100 * tuning["test_accuracy"][tuning["optimizer"] == name]
-        span = f"{number(tried.min(), 1)}…{number(tried.max(), 1)}" if len(tried) else "—"
-        parts.append(against(part, groups[reference], level).assign(tried=span))
-    parts.sort(key=lambda part: -part["test_accuracy"].mean())
+    level, tried = 1 - 0.05 / max(len(recipes(found)) - 1, 1), tuning.groupby("optimizer")["test_accuracy"]
+    spans = {name: f"{number(100 * own.min(), 1)}…{number(100 * own.max(), 1)}" for name, own in tried}
     titles = ["Оптимизатор", "Скорость обучения", "Прогонов", "Точность, %"]
     titles += ["Разность точности [95 % вместе]", "На проверке при разных скоростях, %"]
-    return table(parts, [*titles, "Секунд на эпоху, медиана"])
+    own = {titles[-1]: first("optimizer", lambda name: spans.get(name, "—"))}
+    base = found[found["optimizer"] == reference]
+    return table(against(base, found, level), [*titles, "Секунд на эпоху, медиана"], own)
 
 
 def cells(found: pd.DataFrame) -> pd.DataFrame:
     """A row a cell: pairs of runs that share all but optimizer and seed, called by their ``change``; the
     intervals hold together with 95 % (Bonferroni).
     """
-    parts = sorted(by(found, "lr", "shared").items(), key=lambda cell: (cell[0][0], astuple(cell[0][1])))
-    paired = [pairs(part) for _, part in parts if is_paired(part)]
+    paired = [pairs(part) for _, part in sorted(by(found, "lr", "change").items()) if is_paired(part)]
     level = 1 - 0.05 / max(len(paired), 1)
-    known = [with_gap(part, describe(part["difference"], level)) for part in paired]
+    known = [part.assign(gap=[describe(part["difference"], level)] * len(part)) for part in paired]
     titles = ["Условие", "Пар", "{first}, %", "{second}, %", "Разность, п. п. [интервал]"]
     titles += ["p (перестановки знаков)", "Весов, у которых максимум ограничивает шаг"]
     return table(known, titles, {"Условие": first("change_first")})
@@ -247,10 +220,10 @@ def answer(found: pd.DataFrame, condition: str, planned: int, tuned: bool, role:
     rates were ``tuned`` for each; ``role``: "main" or "exploratory". The ``gap`` is ``None`` before all
     ``planned`` pairs are there.
     """
-    paired = pairs(found).assign(condition=condition, tuned=tuned, role=role)
+    paired = pairs(found)
     gap = describe(paired["difference"]) if len(paired) >= planned else None
     told = f"{points(gap)}, пар: {len(paired)}" if gap else f"готово пар: {len(paired)} из {planned}"
-    return with_gap(paired, gap).assign(told=told)
+    return paired.assign(gap=[gap] * len(paired), told=told, condition=condition, tuned=tuned, role=role)
 
 
 def answers(known: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -271,31 +244,26 @@ def data(cars: CarsData, levels: ChanceLevels) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+_AUGMENTATION = ["min_crop_area", "mirror", "colour", "mix"]
+_SETTINGS = {
+    "Сеть": ["version", "batch_norm", "bypass"],
+    "Снимок на входе": ["image_size", "start_size", "test_size", "mirror_test"],
+    "Эпох, размер пакета": ["epochs", "batch_size"],
+    "Скорость обучения": ["lr", "schedule"],
+    "Регуляризация": ["weight_decay", "dropout", "label_smoothing", *_AUGMENTATION],
+}
+
+
 def settings(found: pd.DataFrame) -> pd.DataFrame:
-    """The settings of runs that differ in optimizer, rate and seed, and where they were made, a row each."""
+    """The settings of runs that differ in the seed alone, and where they were made, a row each."""
     data, one = found["run"].iloc[0].data, found["run"].iloc[0].experiment
-    rates = {title: rate(part["lr"].iloc[0]) for title, part in by(found, "title").items()}
-    peaks = ", ".join(dict.fromkeys(rates.values()))
-    network = [one.words("version") if one.network == "squeezenet" else one.network]
-    network += [one.words(name) for name in ("batch_norm", "bypass") if getattr(one, name)]
-    picture = [f"{one.image_size} × {one.image_size} пикселей"]
-    picture += [f"в начале {one.start_size} × {one.start_size}"] * bool(one.start_size)
-    picture += ["кадр по рамке"] * data["crop_to_box"]
-    picture += [f"на тесте {one.test_size} × {one.test_size}"] * bool(one.test_size)
-    picture += [one.words("mirror_test")] * one.mirror_test
-    regular = ["weight_decay", "dropout", "label_smoothing", "min_crop_area", "mirror", "colour", "mix"]
     machines = found["processor"].where(found["device"] == "cpu", found["device"])
     machines += ", потоков: " + found["threads"] + ", " + found["precision"] + ", PyTorch " + found["torch"]
-    rows = {
-        "Оптимизатор": ", ".join(rates),
-        "Набор данных": f"{data['name']}: {sizes(data)} снимков, классов: {data['classes']}",
-        "Сеть": ", ".join(network),
-        "Снимок на входе": ", ".join(picture),
-        "Эпох, размер пакета": f"{one.epochs}, {one.batch_size}",
-        "Скорость обучения": f"наибольшая {peaks}; {one.words('schedule')}",
-        "Регуляризация": ", ".join(map(one.words, regular)),
-        "Вычислитель": "; ".join(dict.fromkeys(machines)),
-    }
+    photos = f"{data['name']}: {sizes(data)} снимков, классов: {data['classes']}"
+    photos += ", кадр по рамке" * data["crop_to_box"]
+    rows = {"Оптимизатор": one.words("optimizer"), "Набор данных": photos}
+    rows |= {title: ", ".join(map(one.words, names)) for title, names in _SETTINGS.items()}
+    rows["Вычислитель"] = "; ".join(machines.unique())
     return pd.DataFrame({"Настройка": rows.keys(), "Значение": rows.values()})
 
 
@@ -308,28 +276,18 @@ def maximum(found: pd.DataFrame) -> pd.DataFrame:
     """Numbers: how AMSGrad's maximum binds, a row an epoch; means over the runs that recorded it, empty if
     none did. Columns of ``watchers.watch_maximum``.
     """
-    columns = ["maximum_share", "step_10", "step_50", "step_90"]
-    histories = [run.history for run in found["run"] if "maximum_share" in run.history]
-    if not histories:
-        return pd.DataFrame(columns=["epoch", *columns], dtype=float)
-    return pd.concat(histories).groupby("epoch")[columns].mean().reset_index()
+    columns = ["epoch", "maximum_share", "step_10", "step_50", "step_90"]
+    histories = pd.concat([run.history.reindex(columns=columns) for run in found["run"]])
+    return histories.dropna().groupby("epoch", as_index=False).mean()
 
 
 def markdown(shown: pd.DataFrame) -> str:
-    """``shown`` in Markdown, numbers on the right; of more than six columns turned, in equal parts of five
-    rows or fewer.
-    """
-    parts = [shown]
-    if len(shown.columns) > 6:
-        name, size = shown.columns[0], math.ceil(len(shown) / math.ceil(len(shown) / 5))
-        cut = (shown.iloc[start : start + size] for start in range(0, len(shown), size))
-        parts = [part.set_index(name).T.reset_index(names=name) for part in cut]
-    return "\n\n".join(map(_markdown, parts))
-
-
-def _markdown(shown: pd.DataFrame) -> str:
-    figures = r"[-+−—<∞\[\d]|$|расходится"
+    """``shown`` in Markdown, numbers on the right; one wider than six columns and than it is high, turned."""
+    if len(shown.columns) > max(6, len(shown) + 1):
+        name = shown.columns[0]
+        shown = shown.set_index(name).T.reset_index(names=name)
     shown = shown.rename(columns=_in_a_cell).map(_in_a_cell)
+    figures = r"[-+−—<∞\[\d]|$|расходится"
     sides = ["right" if cells.astype(str).str.match(figures).all() else "left" for _, cells in shown.items()]
     return shown.to_markdown(index=False, disable_numparse=True, colalign=sides)
 

@@ -30,26 +30,20 @@ def write_report(runs_dir: str | Path, folder: str | Path, readme: str | Path | 
     if not found:
         way_out = "обучите сети командой python -m labnn train"
         raise LabError(f"В папке {runs_dir} нет записанных прогонов: {way_out}.")
-    said = {name: one.texts | _markdown(one) for name, one in found.items()}
+    said = {
+        name: one.texts | {key: markdown(frame) for key, frame in one.tables.items()}
+        for name, one in found.items()
+    }
     frozen = {path.stem: path.read_text(encoding="utf-8").strip() for path in Path(runs_dir).glob("*.md")}
-    template = words.templates().get_template("report.md")
-    text = template.render(said, said=said, told=found, frozen=frozen)
+    text = words.templates().get_template("report.md").render(said, said=said, told=found, frozen=frozen)
     text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
     written = []
     for name, one in found.items():
         shown = {key: draw for key, draw in one.figures.items() if f"]({name}/{key}.png)" in text}
         written += write(one._replace(figures=shown), folder / name)
     written.append(write_text(folder / "REPORT.md", text))
-    return written if readme is None else [*written, rewrite_blocks(readme, blocks(said))]
-
-
-def _markdown(one: Told) -> dict[str, str]:
-    return {name: markdown(frame) for name, frame in one.tables.items()}
-
-
-def blocks(said: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """The texts and tables that a README may show, by the names of their blocks, "study.what"."""
-    return {f"{study}.{what}": text for study, known in said.items() for what, text in known.items()}
+    blocks = {f"{study}.{what}": told for study, known in said.items() for what, told in known.items()}
+    return written if readme is None else [*written, rewrite_blocks(readme, blocks)]
 
 
 def write_comparison(
