@@ -217,13 +217,22 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 
 def _study(arguments: argparse.Namespace) -> None:
+    from labnn.report import records
     from labnn.report.studies import studies
 
-    study = studies(RUNS)[arguments.name]
-    data = open_dataset(arguments.data, crop_to_box=arguments.crop_to_box)
-    part = data.validation() if study.validation else data
-    options = _options(arguments) | {"title": study.name}
-    run_all(study.experiments(), part, study.folder(arguments.out), **options)
+    study, rates = studies(RUNS)[arguments.name], {}
+    data, folder = (
+        open_dataset(arguments.data, crop_to_box=arguments.crop_to_box),
+        study.folder(arguments.out),
+    )
+    options = _options(arguments)
+    if trials := study.tuning():
+        places = data.validation(), folder.with_name("tuning")
+        rates = records.top_rates(records.table(run_all(trials, *places, title="Подбор скорости", **options)))
+        print(f"Выбраны скорости: {rates}", flush=True)
+    known = {run.experiment for run in study.load(arguments.out)["run"]}
+    left = [one for one in study.experiments(rates) if one not in known]
+    run_all(left, data.validation() if study.validation else data, folder, title=study.name, **options)
 
 
 def _predict(arguments: argparse.Namespace) -> None:

@@ -106,6 +106,20 @@ def best_rates(tuning: pd.DataFrame) -> dict[str, float]:
     return tried.groupby("optimizer")["lr"].first().to_dict()
 
 
+def top_rates(tuning: pd.DataFrame) -> dict[str, float]:
+    """Of each optimizer the rate tried that is nearest to the top of a parabola over the logarithm of the
+    rate, fitted to all its accuracies, since one run a rate is noisy; the most accurate where the parabola
+    has no top.
+    """
+    chosen = best_rates(tuning)
+    for name, part in by(tuning, "optimizer").items():
+        places = np.log10(part["lr"])
+        bend, slope, _ = np.polyfit(places, part["test_accuracy"], 2)
+        if bend < 0:
+            chosen[name] = part["lr"].loc[(places + slope / (2 * bend)).abs().idxmin()]
+    return chosen
+
+
 def comparable(found: pd.DataFrame) -> list[pd.DataFrame]:
     """``found`` in parts that differ in optimizer and seed only, the largest first. An optimizer may have its
     own rate and decay; where one has several, runs of equal rate and decay are a part.

@@ -1,7 +1,7 @@
 """Studies: what each trains stands in a study.toml beside its records; what its kind shows of it, here."""
 
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,13 +34,15 @@ class Told(NamedTuple):
 class Study:
     """A study.toml has these fields, but ``name``, which is the name of its folder.
 
-    ``kind``: a key of ``KINDS``. It trains ``base``, which is called ``title``, and every one of ``changes``
-    from it, each with ``seeds`` seeds; a study of pairs or cells trains all that with AMSGrad and with Adam.
-    ``base`` is what differs from the default experiment, or with ``original = true`` from the original's; a
-    change is a dictionary of settings and may have a ``title``. With ``validation`` networks are tested on a
-    part cut from the training one. ``runs``: other folders whose records belong to it too. ``titles``: of the
-    rungs of a ladder. Of the question "AMSGrad or Adam?": ``condition`` in words, whether the rates were
-    ``tuned``, and the ``role`` of the answer, "main" or "exploratory".
+    ``kind``: a key of ``KINDS``. It trains ``base``, which is called ``title``, and every one of
+    ``changes`` from it, each with ``seeds`` seeds; a study of pairs or cells trains all that with AMSGrad
+    and with Adam. ``base`` is what differs from the default experiment, or with ``original = true`` from
+    the original's; a change is a dictionary of settings and may have a ``title``. With ``validation``
+    networks are tested on a part cut from the training one. ``runs``: other folders whose records belong to
+    it too, those of its ``precision`` where it names one. With a ``grid`` each optimizer first tries its
+    rates on validation, where ``records.top_rates`` chooses. ``titles``: of the rungs of a ladder. Of the
+    question "AMSGrad or Adam?": ``condition`` in words, whether the rates were ``tuned``, and the ``role``
+    of the answer, "main" or "exploratory".
     """
 
     name: str
@@ -52,6 +54,8 @@ class Study:
     seeds: int = 1
     validation: bool = False
     runs: tuple[str, ...] = ()
+    precision: str = ""
+    grid: tuple[float, ...] = ()
     condition: str = ""
     tuned: bool = True
     role: str = "exploratory"
@@ -70,13 +74,20 @@ class Study:
 
     def _optimizers(self) -> tuple[str, ...]:
         """With which it trains everything, in place of the one that a change has."""
-        return ("amsgrad", "adam") if self.kind in ("cells", "pairs") else ()
+        return ("amsgrad", "adam") if self.kind in ("cells", "pairs") or self.grid else ()
 
-    def experiments(self) -> list[Experiment]:
-        """What it trains, seed by seed: a study cut short has every change once, or whole pairs."""
+    def tuning(self) -> list[Experiment]:
+        """What it trains on validation first, Adam's rates before AMSGrad's; nothing without a grid."""
+        names = reversed(self._optimizers() if self.grid else ())
+        return [replace(self.base, optimizer=name, lr=lr) for name in names for lr in self.grid]
+
+    def experiments(self, rates: Mapping[str, float] = {}) -> list[Experiment]:
+        """What it trains, seed by seed: a study cut short has every change once, or whole pairs; at the
+        ``rates`` that were chosen for an optimizer.
+        """
         changes = [self.base, *(_changed(self.base, change) for change in self.changes)] if self.base else []
         return [
-            replace(one, optimizer=name, seed=seed)
+            replace(one, optimizer=name, seed=seed, lr=rates.get(name, one.lr))
             for seed in range(self.seeds)
             for one in changes
             for name in self._optimizers() or (one.optimizer,)
@@ -90,6 +101,7 @@ class Study:
         """Its records and those that ``runs`` names; the column ``change`` is what texts call a run."""
         folders = [self.folder(runs_dir), *(Path(runs_dir) / other for other in self.runs)]
         found = records.table([run for folder in folders for run in load_runs(folder)])
+        found = found[found["precision"] == self.precision] if self.precision and len(found) else found
         return found.assign(change=[self._called(run) for run in found["run"]])
 
     def _called(self, run: Run) -> str:
@@ -104,6 +116,11 @@ class Study:
     def tell(self, runs_dir: str | Path = RUNS) -> Told | None:
         """Its records in ``runs_dir``, told; ``None`` where there is nothing to tell yet."""
         found, tuning = self.load(runs_dir), records.load(self.folder(runs_dir).with_name("tuning"))
+        if self.grid:  # records of other folders count at the chosen rates, once all are tried
+            tried = set(zip(tuning["optimizer"], tuning["lr"], strict=True)) if len(tuning) else set()
+            whole = tried >= {(one.optimizer, one.lr) for one in self.tuning()}
+            chosen = records.top_rates(tuning) if whole else {}
+            found = found[found["lr"] == found["optimizer"].map(chosen)] if len(found) else found
         return KINDS[self.kind](self, found, tuning) if len(found) else None
 
 
@@ -183,14 +200,22 @@ def studies(runs_dir: str | Path = RUNS) -> dict[str, Study]:
     return known | {name: Study(name) for name in sorted(own)}
 
 
-def answers(known: Iterable[Told | None]) -> Told | None:
-    """The answers of all studies to "AMSGrad or Adam?" in one table and one sentence."""
-    rows = [one.answer for one in known if one and one.answer is not None]
+def answers(asked: Mapping[str, Study], known: Mapping[str, Told | None]) -> Told | None:
+    """The answers of all studies to "AMSGrad or Adam?" in one table and one sentence, which says of a main
+    one without its last pair how many are there.
+    """
+    rows = [one.answer for one in known.values() if one and one.answer is not None]
     if not rows:
         return None
+    ready = {name: len(one.answer) for name, one in known.items() if one and one.answer is not None}
+    waiting = [
+        (study.condition, ready.get(name, 0), study.seeds)
+        for name, study in asked.items()
+        if study.role == "main" and ready.get(name, 0) < study.seeds
+    ]
     shown = tables.answers(rows)
     short = shown[["Условие", "Разность, п. п. [95 %]", "Скорость подобрана"]]
-    return Told({"table": shown, "short": short}, {"sentence": words.answers(rows)})
+    return Told({"table": shown, "short": short}, {"sentence": words.answers(rows, waiting)})
 
 
 def signal(runs_dir: str | Path) -> Told | None:
@@ -206,8 +231,9 @@ def recorded(runs_dir: str | Path = RUNS) -> dict[str, Told]:
     """All that is recorded in ``runs_dir``, told, by name: the studies, their ``answers`` together, the
     ``signal``, and groups of comparable runs in ``runs_dir`` itself, called by their data set.
     """
-    found = {name: study.tell(runs_dir) for name, study in studies(runs_dir).items()}
-    found |= {"answers": answers(found.values()), "signal": signal(runs_dir)}
+    asked = studies(runs_dir)
+    found = {name: study.tell(runs_dir) for name, study in asked.items()}
+    found |= {"answers": answers(asked, found), "signal": signal(runs_dir)}
     for place, group in enumerate(records.comparable(records.load(runs_dir)), 1):
         study = Study(f"{group['run'].iloc[0].data['name']}-{place}")
         found[study.name] = compared(study, group, group.iloc[:0])

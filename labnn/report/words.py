@@ -70,13 +70,13 @@ def verdict(found: pd.DataFrame, margin: float = MARGIN, planned: int = 0) -> st
     return say("verdict", compared=compared, machines=machines, **facts)
 
 
-def answers(known: Sequence[pd.DataFrame]) -> str:
+def answers(known: Sequence[pd.DataFrame], waiting: Sequence[tuple[str, int, int]] = ()) -> str:
     """The ``tables.answer`` of all conditions in one breath: conclusions of the main ones, intervals of the
-    exploratory ones; nothing of those that wait for pairs.
+    exploratory ones; of main ones ``waiting`` for pairs the condition, how many are there and of how many.
     """
     told = [paired.iloc[0] for paired in known if (gap := paired["gap"].iloc[0]) and gap.spread]
     main, exploratory = ([one for one in told if one["role"] == role] for role in ("main", "exploratory"))
-    return say("answers", main=main, exploratory=exploratory, margin=MARGIN)
+    return say("answers", main=main, waiting=waiting, exploratory=exploratory, margin=MARGIN)
 
 
 def stability(tuning: pd.DataFrame) -> str:
