@@ -35,7 +35,7 @@ FLOORS = [
     "experiment",
     "runner",
 ]
-FLOORS += ["theory", "predict", "protocol", "report", "__main__"]
+FLOORS += ["theory", "report", "predict", "protocol", "__main__"]
 
 
 @pytest.fixture
