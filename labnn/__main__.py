@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from labnn.data import open_dataset
-from labnn.experiment import run_folder, run_or_load
+from labnn.experiment import order, run_or_load
 from labnn.kit.errors import LabError, explained
 from labnn.kit.files import write_text
 from labnn.kit.hardware import usable_device
@@ -18,82 +18,95 @@ from labnn.runner import run_all
 from labnn.settings import NETWORKS, OPTIMIZERS, Experiment, check_names
 
 DATA, CACHE, RUNS = Path("data/stanford_cars"), Path("data/cache"), Path("data/runs")
+REPORT = Path("figures/report")
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def add_usage(self, usage, actions, groups, prefix=None):
+        super().add_usage(usage, actions, groups, "Вызов: " if prefix is None else prefix)
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options):
+        super().__init__(formatter_class=_Help, add_help=False, **options)
+        self._positionals.title, self._optionals.title = "Что", "Ключи"
+        self.add_argument("-h", "--help", action="help", help="показать эту справку")
+
     def error(self, message: str):
-        raise LabError(f"Неверные аргументы ({message}): смотрите python -m labnn --help.")
+        raise LabError(f"Неверные аргументы ({message}): смотрите {self.prog} --help.")
 
 
 def _parser() -> argparse.ArgumentParser:
-    from labnn.protocol import GRID
-    from labnn.report.statistics import MARGIN
-    from labnn.report.studies import studies
-
     parser = _Parser(prog="python -m labnn", description="SqueezeNet на Stanford Cars: AMSGrad и Adam.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="КОМАНДА", parser_class=_Parser)
 
-    def command(run: Callable[[argparse.Namespace], None], help: str) -> Callable:
-        """A command with its help; gives what adds an argument to it."""
-        added = commands.add_parser(run.__name__.strip("_"), help=help, description=help)
+    def command(run: Callable[[argparse.Namespace], None], help: str, example: str) -> _Parser:
+        """A command with its help and an example of its arguments."""
+        name = run.__name__.strip("_")
+        example = f"Например: python -m labnn {name} {example}"
+        added = commands.add_parser(name, help=help, description=help, epilog=example)
         added.set_defaults(run=run)
-        return added.add_argument
+        return added
 
-    def trainer(run: Callable[[argparse.Namespace], None], help: str, out: Path) -> Callable:
+    def trainer(run: Callable[[argparse.Namespace], None], help: str, example: str, out: Path) -> _Parser:
         """A command that trains: where photos, records and the cache lie, and on what it computes."""
-        add = command(run, help)
+        added = command(run, help, example)
+        add = added.add_argument_group("Где и на чём").add_argument
         add("--data", required=True, type=Path, help="корень набора данных")
         add("--out", type=Path, default=out, help=f"папка записей, по умолчанию {out}")
-        add(
-            "--cache",
-            type=Path,
-            default=CACHE,
-            help="папка декодированных снимков, контрольных точек и весов",
-        )
+        cache = "папка декодированных снимков, контрольных точек и весов"
+        add("--cache", type=Path, default=CACHE, help=f"{cache}, по умолчанию {CACHE}")
         add("--devices", "--device", nargs="+", metavar="X", help="cpu, cuda или несколько: cuda:0 cuda:1")
-        add("--threads", type=int, help="потоков процессора на сеть")
+        add("--threads", type=int, metavar="X", help="потоков процессора на сеть")
         crop = {"action": argparse.BooleanOptionalAction, "default": True}
         add("--crop-to-box", **crop, help="кадрировать по рамке, где она есть; так по умолчанию")
         if run is not _train:
-            add("--processes", type=int, help="сколько сетей обучать сразу; по умолчанию — сколько уместится")
+            fitting = "сколько сетей обучать сразу; по умолчанию — сколько уместится"
+            add("--processes", type=int, metavar="X", help=fitting)
             add("--cluster", metavar="АДРЕС", help="обучать на рабочих Dask: tcp://МАШИНА:8786")
-        return add
+        return added
 
-    add = command(_download, "скачать Stanford Cars из Hugging Face или Kaggle")
+    add = command(
+        _download, "скачать Stanford Cars из Hugging Face или Kaggle", f"--data {DATA}"
+    ).add_argument
     add("--data", type=Path, default=DATA, help=f"папка, в которой появится набор; по умолчанию {DATA}")
 
-    add = trainer(_train, "обучить одну сеть и записать прогон", RUNS)
-    add("--skip-missing", action="store_true", help="пропускать снимки, которых нет в папке")
-    _add_settings(add)
+    example = "--data ПАПКА --optimizer amsgrad --epochs 30 --seed 0"
+    train = trainer(_train, "обучить одну сеть и записать прогон", example, RUNS)
+    train.add_argument("--skip-missing", action="store_true", help="пропускать снимки, которых нет в папке")
+    _add_settings(train)
 
-    add = trainer(
-        _compare, "сравнить оптимизаторы: подобрать скорости, повторить с зёрнами", RUNS / "compare"
-    )
+    told = "сравнить оптимизаторы: подобрать скорости, повторить с зёрнами"
+    example = "--data ПАПКА --optimizers adam amsgrad --epochs 40 --image-size 64 --seeds 6"
+    compare = trainer(_compare, told, example, RUNS / "compare")
+    add = compare.add_argument_group("Что сравнить").add_argument
     names = f"{', '.join(OPTIMIZERS)} или ИМЯ=МОДУЛЬ:ФУНКЦИЯ, вызов — функция(веса, lr=…, weight_decay=…)"
     add("--optimizers", nargs="+", default=["amsgrad", "adam"], metavar="ИМЯ", help=names)
-    add("--grid", nargs="+", type=_number, default=GRID, metavar="LR", help="скорости, общие для всех")
-    add("--seeds", type=int, default=6, help="сколько пар прогонов с лучшими скоростями; по умолчанию 6")
-    margin = "порог практического равенства, процентных пунктов точности; назначьте его до прогонов"
-    add("--margin", type=_number, default=100 * MARGIN, metavar="ПУНКТОВ", help=margin)
+    add("--grid", nargs="+", type=_number, metavar="LR", help="скорости, общие для всех; по умолчанию семь")
+    add("--seeds", type=int, default=6, metavar="X", help="пар прогонов с лучшими скоростями, по умолчанию 6")
+    margin = "порог практического равенства, п. п. точности; назначьте его до прогонов, по умолчанию 1,5"
+    add("--margin", type=_number, metavar="X", help=margin)
     add("--figures", type=Path, default=Path("figures/compare"), help="папка рисунков и таблиц")
-    _add_settings(add, without=("optimizer", "lr", "seed"))
+    _add_settings(compare, without=("optimizer", "lr", "seed"))
 
-    known = {name: study for name, study in studies(RUNS).items() if study.experiments()}
-    add = trainer(_study, "обучить все сети опыта: по одной правке и вместе", RUNS)
-    add("name", choices=known, metavar="ОПЫТ", help=f"один из: {', '.join(known)}")
+    study = trainer(_study, "обучить все сети опыта: по одной правке и вместе", "causes --data ПАПКА", RUNS)
+    known = sorted(path.parent.name for path in RUNS.glob("*/study.toml"))
+    study.add_argument("name", choices=known, metavar="ОПЫТ", help=f"один из: {', '.join(known)}")
 
-    add = command(_predict, "назвать модель на своих снимках")
+    told = "назвать модель на своих снимках"
+    add = command(_predict, told, "снимки/ --run data/runs/ПРОГОН --figure ответы.png").add_argument
     add("photos", nargs="+", type=Path, metavar="СНИМОК", help="файлы или папки")
     add("--run", dest="folder", type=Path, help="папка прогона; без неё отвечает сеть рисованного набора")
     add("--weights", type=Path, help="веса; по умолчанию рядом с прогоном или в папке --cache")
     add("--data", type=Path, help="набор прогона, если в записи нет имён классов")
     add("--cache", type=Path, default=CACHE, help=f"папка весов, по умолчанию {CACHE}")
     add("--csv", type=Path, help="записать ответы и сюда")
-    add("--figure", type=Path, help="рисунок со снимками и картами: .png или .jpg")
+    add("--figure", type=Path, help="рисунок со снимками и картами: .png, .jpg, .svg, .pdf")
 
-    add = command(_report, "построить рисунки и таблицы по записям или сдать отчёт")
+    told = "построить рисунки и таблицы по записям или сдать отчёт"
+    add = command(_report, told, "--notebook out/lab1.ipynb --html отчёт.html --pdf отчёт.pdf").add_argument
     add("--runs", type=Path, default=RUNS, help=f"папка записей, по умолчанию {RUNS}")
-    add("--out", type=Path, default=Path("figures/recorded"), help="папка рисунков и таблиц")
+    add("--out", type=Path, default=REPORT, help=f"папка рисунков и таблиц, по умолчанию {REPORT}")
     add("--readme", type=Path, help="файл, в котором обновить числа")
     add("--html", type=Path, help="только сдать отчёт: выполненный блокнот одним файлом HTML")
     add("--pdf", type=Path, help="то же в PDF, страницы A4; нужен Chromium")
@@ -107,10 +120,11 @@ def _number(text: str) -> float:
     return float(text.replace(",", "."))
 
 
-def _add_settings(add: Callable, without: tuple[str, ...] = ()) -> None:
+def _add_settings(parser: argparse.ArgumentParser, without: tuple[str, ...] = ()) -> None:
     """A flag for each field of ``Experiment``, ``without`` some; what is not given stays out of the
     namespace.
     """
+    add = parser.add_argument_group("Настройки обучения").add_argument
     for field in fields(Experiment):
         if field.name in without:
             continue
@@ -172,21 +186,22 @@ def _train(arguments: argparse.Namespace) -> None:
     experiment, device = _experiment(arguments), usable_device(next(iter(arguments.devices or ()), None))
     missing = "skip" if arguments.skip_missing else "error"
     data = open_dataset(arguments.data, crop_to_box=arguments.crop_to_box, missing=missing)
-    folder = run_folder(experiment, data, arguments.out)
+    folder = order(experiment, data).folder(arguments.out)
     print(f"Прогон уже записан: {folder}" if folder.exists() else f"Запись прогона: {folder}", flush=True)
     options = {"cache_dir": arguments.cache, "device": device, "threads": arguments.threads}
     run_or_load(experiment, data, arguments.out, **options)
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from labnn.protocol import Protocol
+    from labnn.protocol import GRID, Protocol
     from labnn.report import records, tables, words
+    from labnn.report.statistics import MARGIN
     from labnn.report.write import write_comparison
 
-    names, decay = tuple(_own(name, OPTIMIZERS) for name in arguments.optimizers), vars(arguments)
-    margin = arguments.margin / 100
-    decay = decay.get("weight_decay")
-    protocol = Protocol(_experiment(arguments), names, tuple(arguments.grid), arguments.seeds, decay, margin)
+    names = tuple(_own(name, OPTIMIZERS) for name in arguments.optimizers)
+    grid, decay = tuple(arguments.grid or GRID), vars(arguments).get("weight_decay")
+    margin = MARGIN if arguments.margin is None else arguments.margin / 100
+    protocol = Protocol(_experiment(arguments), names, grid, arguments.seeds, decay, margin)
     data = open_dataset(arguments.data, crop_to_box=arguments.crop_to_box)
     tuned, final = len(protocol.tuning()), arguments.seeds * len(names)
     print(f"Прогонов: {tuned} для подбора скорости обучения и {final} для ответа", flush=True)
@@ -215,10 +230,11 @@ def _predict(arguments: argparse.Namespace) -> None:
     from labnn import predict
     from labnn.report.write import save_figure
 
-    folder, data = arguments.folder or predict.EXAMPLE, arguments.data and open_dataset(arguments.data)
-    network = predict.open_network(folder, arguments.weights, data, arguments.cache)
-    photos = predict.list_photos(arguments.photos)
-    answers = predict.predict(network, photos)
+    if arguments.figure:
+        predict.check_figure_path(arguments.figure)
+    folder = arguments.folder or predict.EXAMPLE
+    network = predict.open_network(folder, arguments.weights, arguments.data, arguments.cache)
+    answers = predict.predict(network, predict.find_photos(arguments.photos))
     for photo, own in answers.groupby("photo", sort=False):
         shares = zip(own["class"], own["probability"], strict=True)
         print(f"{photo}: {', '.join(f'{name} {percent(share, 1)}' for name, share in shares)}")

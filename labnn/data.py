@@ -123,7 +123,7 @@ def open_dataset(
     Opens no photo; says so where boxes are asked for and there are none. Raises ``LabError`` as
     ``CarModelsDataset`` does, and where there is no data set.
     """
-    with explained(f"Набор {root} не открыт"):
+    with explained(f"Набор {root} не открыт", "задайте путь к папке набора и проверьте файлы в ней"):
         *listings, class_names = find_dataset(Path(root))
         options = {"crop_to_box": crop_to_box, "missing": missing}
         train, test = (CarModelsDataset.of(listing, transform, **options) for listing in listings)

@@ -38,9 +38,10 @@ def download(root: str | Path, *, official: pd.DataFrame | None = None, endpoint
     root.parent.mkdir(parents=True, exist_ok=True)
     unfinished, packed = (root.with_name(f".{root.name}.{state}") for state in ("unfinished", "download"))
     reasons = []
+    if _is_there(root, official):
+        return root
     with exclusive(root):
-        if root.exists() and (not root.is_dir() or any(root.iterdir())):
-            _check(root, official)
+        if _is_there(root, official):  # another process has brought it meanwhile
             return root
         for fill in (partial(_from_huggingface, packed=packed, endpoint=endpoint), _from_kaggle):
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -53,12 +54,23 @@ def download(root: str | Path, *, official: pd.DataFrame | None = None, endpoint
                 shutil.rmtree(packed, ignore_errors=True)
                 return root
             except Exception as error:  # the clients raise whatever their transport led to
-                reasons.append(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+                reasons.append(_reason(error))
     raise LabError(
         f"Stanford Cars не скачан ({'; '.join(reasons)}): повторите там, где открывается huggingface.co или "
         "kaggle.com и есть 4 ГБ места, скачанное не пропадёт, либо распакуйте архив "
         f"kaggle.com/datasets/{_KAGGLE} в {root}."
     )
+
+
+def _is_there(root: Path, official: pd.DataFrame) -> bool:
+    """Whether the whole set is in ``root``; raises ``LabError`` where something else is."""
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return False
+    try:
+        _check(root, official)
+        return True
+    except LabError as error:
+        raise LabError(f"Место {root} занято, укажите другую папку ({error}).") from error
 
 
 def _check(root: Path, official: pd.DataFrame) -> None:
@@ -68,10 +80,15 @@ def _check(root: Path, official: pd.DataFrame) -> None:
         counts = np.bincount(listing.labels, minlength=len(official)).tolist()
         absent = [name for name in listing.names if not (listing.images_dir / name).is_file()]
         if names[0] != names[1] or counts != official[part].tolist() or absent:
+            there = f"снимков {len(listing.names) - len(absent)} из {official[part].sum()}"
             raise LabError(
-                f"В {root} не целый Stanford Cars: в части {part} снимков {len(listing.names) - len(absent)} из "
-                f"{official[part].sum()}, или классы не официальные; укажите другую папку."
+                f"В {root} не целый Stanford Cars: в части {part} {there}, или классы не официальные."
             )
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what a client says."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 def _from_huggingface(root: Path, official: pd.DataFrame, packed: Path, endpoint: str | None) -> None:
@@ -108,11 +125,12 @@ def _take_boxes(table: pd.DataFrame, part: str) -> None:
             raise ValueError("снимки стоят в другом порядке")
         table[BOX] = boxes[BOX].astype(int)
     except Exception as error:  # whatever the transport led to
-        say(f"Рамки части {part} из Kaggle не взяты ({error}): рамкой будет весь снимок.")
+        say(f"Рамки части {part} из Kaggle не взяты ({_reason(error)}): рамкой будет весь снимок.")
 
 
 def _from_kaggle(root: Path, official: pd.DataFrame) -> None:
-    shutil.copytree(kagglehub.dataset_download(_KAGGLE), root, copy_function=_link)
+    train, *_ = find_dataset(Path(kagglehub.dataset_download(_KAGGLE)))
+    shutil.copytree(train.images_dir.parent, root, copy_function=_link)
 
 
 def _link(source: str, target: str) -> None:

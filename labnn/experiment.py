@@ -1,5 +1,6 @@
 """What came out: a run, its record on disk, and the one call that trains it or reads it back."""
 
+import csv
 import hashlib
 import json
 import math
@@ -98,9 +99,10 @@ class Run:
                 raise ValueError(f"её записала более новая версия: настроек {', '.join(newer)} здесь нет")
             if missing := FIRST_SETTINGS - set(settings):  # a default would be a guess
                 raise ValueError(f"нет настроек {', '.join(sorted(missing))}")
-            history = pd.read_csv(folder / "history.csv", dtype=str, keep_default_na=False).map(_value)
-            answers = pd.read_csv(folder / "predictions.csv")
-            history, own = history.infer_objects(), record.get("definitions", {})
+            with open(folder / "history.csv", encoding="utf-8-sig", newline="") as file:
+                columns = zip(*csv.reader(file), strict=True)
+                history = pd.DataFrame({name: [*map(_value, cells)] for name, *cells in columns})
+            answers, own = pd.read_csv(folder / "predictions.csv"), record.get("definitions", {})
             run = cls(Experiment(**settings), data, history, answers, record["environment"], own)
             last, right = history[HISTORY_COLUMNS].iloc[-1], (answers["label"] == answers["prediction"]).sum()
             fits = history["epoch"].tolist() == list(range(1, run.experiment.epochs + 1))
@@ -180,16 +182,6 @@ def order(experiment: Experiment, data: CarsData) -> Order:
     return Order(experiment, describe(data), own_definitions(experiment))
 
 
-def run_name(experiment: Experiment, data: CarsData) -> str:
-    """The folder name of a run."""
-    return order(experiment, data).name
-
-
-def run_folder(experiment: Experiment, data: CarsData, runs_dir: str | Path) -> Path:
-    """Where in ``runs_dir`` a run is recorded, or will be."""
-    return order(experiment, data).folder(runs_dir)
-
-
 def load_runs(runs_dir: str | Path) -> list[Run]:
     """Every run recorded in ``runs_dir`` itself, by optimizer and seed; studies have folders of their own.
 
@@ -258,7 +250,9 @@ def train_once(
         checkpoint = Path(cache_dir) / f"{folder.name}.checkpoint"
         with exclusive(checkpoint):
             if not folder.exists():  # nobody has trained it meanwhile
-                run, weights = train(asked, photos(), usable_device(device), checkpoint, progress, threads)
+                device = usable_device(device)
+                folder.parent.mkdir(parents=True, exist_ok=True)  # no training for a place that cannot be
+                run, weights = train(asked, photos(), device, checkpoint, progress, threads)
                 save_tensors(weights, checkpoint.with_suffix(".pt"))
                 run.save(folder)
                 checkpoint.unlink()

@@ -97,10 +97,8 @@ def load_mat(file: Path, name: str) -> Any:
     from scipy.io import loadmat  # here: class folders need none of it
 
     try:
-        value = loadmat(file, simplify_cells=True)[name]
-        if name == "annotations":
-            return pd.DataFrame(value)
-        return [str(one) for one in np.atleast_1d(value)]
+        value = list(np.atleast_1d(loadmat(file, simplify_cells=True)[name]))  # one record comes bare
+        return pd.DataFrame(value) if name == "annotations" else list(map(str, value))
     except Exception as error:  # whatever the bytes of a damaged file led it to
         way_out = "возьмите официальный файл (формат MATLAB до v7.2) и проверьте корень набора"
         raise LabError(f"Файл разметки {file} не читается ({error}): {way_out}.") from error
@@ -119,7 +117,7 @@ def _listing(
         table = table[["fname", "class", *BOX]].astype({"fname": str})
         numbers = table[["class", *BOX]].astype(float)
         inside = ~table["fname"].str.contains(r"[/\\\0]|^\.*$")
-        fits = (numbers == numbers.round()).all(axis=1) & numbers["class"].between(1, most) & inside
+        fits = (numbers % 1 == 0).all(axis=1) & numbers["class"].between(1, most) & inside
     except (KeyError, TypeError, ValueError) as error:
         raise LabError(
             f"В файле разметки {file} нет меток или рамок числами ({error}): возьмите официальный файл с "
@@ -182,13 +180,20 @@ def _class_folders(base: Path) -> tuple[Listing, Listing, list[str]] | None:
     folders = [_part(base, words) for words in _PARTS.values()]
     if None in folders:
         return None
+    if folders[0].samefile(folders[1]):
+        raise LabError(f"Папки {folders[0]} и {folders[1]} — одна и та же: разделите снимки на две части.")
     files = list(map(_files, folders))
     photos = [[name for name in names if "/" in name and name.lower().endswith(_PHOTOS)] for names in files]
+    if not any(photos):
+        return None
     official = official_classes()["class"].tolist()
     spelled = {same_name(name): name for name in official}
     classes = [[_class_of(name, spelled) for name in names] for names in photos]
     known = set(classes[0])
     class_names = [name for name in official if name in known] + sorted(known.difference(official))
+    if len(known) == 1:
+        way_out = "положите туда хотя бы две папки классов"
+        raise LabError(f"В папке {folders[0]} только один класс, {class_names[0]}: {way_out}.")
     parts = []
     for part, folder, there, names, of_photos in zip(_PARTS, folders, files, photos, classes, strict=True):
         if strangers := set(of_photos) - known:
@@ -222,8 +227,9 @@ def _part(base: Path, words: Sequence[str]) -> Path | None:
 
 
 def _unwrapped(folder: Path) -> Path:
-    """The folder of the same name inside ``folder``, as archives unpack, or ``folder``."""
-    return inner if (inner := folder / folder.name).is_dir() else folder
+    """The folder of the same name alone inside ``folder``, as archives unpack, or ``folder``."""
+    inner = folder / folder.name
+    return inner if inner.is_dir() and _visible(folder) == [inner.name] else folder
 
 
 def _class_of(photo: str, official: dict[str, str]) -> str:
@@ -244,16 +250,22 @@ def _visible(folder: str | Path) -> list[str]:
     return sorted(name for name in os.listdir(folder) if not _LITTER.fullmatch(name))
 
 
-def _files(folder: str | Path, above: tuple[str, ...] = ()) -> list[str]:
-    """All files below ``folder``, sorted; a link to a folder around itself is not followed."""
-    place, found = os.path.realpath(folder), []
-    for name in _visible(folder) if place not in above else ():
+def _files(folder: str | Path, above: tuple[Path, ...] = ()) -> list[str]:
+    """All files below ``folder``, sorted. A link to a folder that is read in its own place, or that is around
+    one being read, is not followed and counts as a file: its photos would come twice, under two labels.
+    """
+    above, found = (*above, Path(folder).resolve()), []
+    for name in _visible(folder):
         path = os.path.join(folder, name)
-        if os.path.isdir(path):
-            found += [f"{name}/{below}" for below in _files(path, (*above, place))]
+        if os.path.isdir(path) and not (os.path.islink(path) and _overlaps(Path(path).resolve(), above)):
+            found += [f"{name}/{below}" for below in _files(path, above)]
         else:
             found.append(name)
     return sorted(found)
+
+
+def _overlaps(folder: Path, others: Sequence[Path]) -> bool:
+    return any(folder.is_relative_to(other) or other.is_relative_to(folder) for other in others)
 
 
 def _few(names: Sequence[str]) -> str:

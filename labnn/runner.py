@@ -108,6 +108,8 @@ class _Tally:
         self.total = sum(experiment.epochs for experiment in experiments)
 
     def reached(self, experiment: Experiment, epoch: int) -> None:
+        if epoch == self.done[experiment]:  # told by its worker before its record came
+            return
         self.done[experiment] = epoch
         ended = sum(epochs == one.epochs for one, epochs in self.done.items())
         runs = f", прогонов {ended} из {len(self.done)}"

@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp import GradScaler
-from torch.optim import SGD, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from labnn.kit.checkpoint import Checkpoint, describe_training, length, places
+from labnn.kit.checkpoint import Checkpoint, describe_training, length, set_epoch
 from labnn.kit.errors import Diverged, LabError, check, explained
-from labnn.kit.hardware import autocast, device_of, environment, keep_freed_memory, sent
+from labnn.kit.hardware import autocast, device_of, gradient_scaler, sent
 from labnn.kit.hardware import precision as fast_precision
-from labnn.kit.progress import Progress, print_progress, say
+from labnn.kit.progress import Progress, print_progress, say, told_when_stopped
 from labnn.kit.watchers import COLLAPSE_COLUMNS, Epoch, watch_collapse, watch_maximum
 
 FIGURES = ["train_loss", "train_accuracy", "test_loss", "test_accuracy"]
@@ -83,35 +83,23 @@ def train_test(
     its cause PyTorch's error, and ``Diverged`` when the loss of an epoch is no number.
     """
     check("epochs", epochs, int, 1, 10**6)
-    check("ema_decay", ema_decay, float, 0, 0.999999)
     _look_at(model, optimizer, scheduler, epochs, train_loader)
-    device = device_of(model)
-    if device.type == "cpu":
-        keep_freed_memory()
-    precision = precision or fast_precision(device)
-    check("precision", precision, str, choices=("float32", "bfloat16", "float16"))
+    precision = precision or fast_precision(device_of(model))
+    scaler = gradient_scaler(model, optimizer, precision)
     averaged = None
     if ema_decay:
         averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True)
     tested = averaged.module if averaged else model
-    scaler = GradScaler(device.type, enabled=precision == "float16")
-    if isinstance(optimizer, SGD):  # fused, it leaves the momentum unset where the first step is skipped
-        optimizer._step_supports_amp_scaling = False
-    optimizer._opt_called = True  # else a schedule warns of the wrong order where the first step is skipped
-    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
-    loaders = train_loader, test_loader
-    about = describe_training(**parts, criterion=criterion, ema_decay=ema_decay, loaders=loaders)
-    parts |= {"averaged": averaged, "scaler": scaler if scaler.is_enabled() else None}
-    saved = Checkpoint(checkpoint, parts, loaders, device, about, environment(device, precision))
-    rows = saved.load()
-    if len(rows) >= epochs:  # stopped after the last epoch, before anyone saw the result
-        check("epochs", epochs, int, len(rows), 10**6)
+    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "averaged": averaged}
+    parts |= {"scaler": scaler if scaler.is_enabled() else None}
+    about = describe_training(parts, criterion, ema_decay, (train_loader, test_loader))
+    saved = Checkpoint(checkpoint, parts, (train_loader, test_loader), about, precision)
+    rows = saved.load(epochs)
+    if len(rows) == epochs:  # stopped after the last epoch, before anyone saw the result
         progress(rows, epochs)
-
-    try:
+    with told_when_stopped(rows, epochs, checkpoint):
         for epoch in range(len(rows), epochs):
-            for place in places(train_loader):
-                getattr(place, "set_epoch", int)(epoch)
+            set_epoch(train_loader, epoch)
             steps, figures = train_epoch(
                 model, optimizer, train_loader, scheduler, criterion, averaged, scaler, precision
             )
@@ -127,11 +115,6 @@ def train_test(
             saved.save([*rows, row])
             rows.append(row)
             progress(rows, epochs)
-    except KeyboardInterrupt:
-        kept = f"сохранено эпох {len(rows)} из {epochs}, тот же вызов продолжит с них"
-        say(f"Остановлено: {kept if checkpoint and rows else 'сохранённых эпох нет'}.")
-        raise
-
     if averaged:
         model.load_state_dict(tested.state_dict())
     return pd.DataFrame(rows)

@@ -12,12 +12,10 @@ import pytest
 import scipy.io
 import torch
 from torch.utils.data import TensorDataset
-from torchvision.transforms import v2
 
 from labnn.data import CarModelsDataset, open_dataset
 
-# One thread, here and in the processes that tests start: histories to the last digit, no measuring of
-# threads.
+# One thread, here and in the processes that tests start: histories to the last digit.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
@@ -34,23 +32,11 @@ def pytest_unconfigure() -> None:
 
 
 def handful(count: int = 12) -> TensorDataset:
-    """Real images and labels: a few of the embedded set, 64 x 64."""
-    transform = v2.Compose(
-        [
-            v2.PILToTensor(),
-            v2.Resize((64, 64)),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize([0.5] * 3, [0.25] * 3),
-        ]
-    )
-    dataset = CarModelsDataset(
-        MINICARS / "devkit/cars_train_annos.mat",
-        MINICARS / "cars_train",
-        transform=transform,
-        crop_to_box=True,
-    )
-    images, labels = zip(*(dataset[index] for index in range(count)), strict=True)
-    return TensorDataset(torch.stack(images), torch.tensor(labels))
+    """Real images and labels: a few of the embedded set, 64 x 64, from -2 to 2."""
+    dataset = open_dataset(MINICARS, crop_to_box=True).train
+    pictures = np.stack([np.asarray(dataset.image(index).resize((64, 64))) for index in range(count)])
+    images = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 63.75 - 2
+    return TensorDataset(images, torch.from_numpy(dataset.labels[:count]))
 
 
 @pytest.fixture(scope="session")
@@ -69,25 +55,12 @@ def tiny_root(minicars, tmp_path) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
-def draw_picture():
-    """``draw_picture`` of the script that drew the embedded set."""
-    spec = importlib.util.spec_from_file_location("draw_minicars", MINICARS.with_name("draw_minicars.py"))
-    script = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    return script.draw_picture
-
-
 def copy_part(part: CarModelsDataset, count: int, annotations_file: Path, images_dir: Path) -> None:
     images_dir.mkdir()
     for path in part.paths[:count]:
         shutil.copy(path, images_dir)
-    write_annotations(
-        annotations_file,
-        [path.name for path in part.paths[:count]],
-        part.labels[:count] + 1,
-        part.boxes[:count],
-    )
+    names = [path.name for path in part.paths[:count]]
+    write_annotations(annotations_file, names, part.labels[:count] + 1, part.boxes[:count])
 
 
 def write_annotations(file: Path, names, classes, boxes) -> None:
@@ -97,3 +70,12 @@ def write_annotations(file: Path, names, classes, boxes) -> None:
     for index, (name, label, box) in enumerate(zip(names, classes, boxes, strict=True)):
         records[0, index] = (*box, label, name)
     scipy.io.savemat(file, {"annotations": records})
+
+
+@pytest.fixture(scope="session")
+def draw_picture():
+    """``draw_picture`` of the script that drew the embedded set."""
+    spec = importlib.util.spec_from_file_location("draw_minicars", MINICARS.with_name("draw_minicars.py"))
+    script = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script.draw_picture

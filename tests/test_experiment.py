@@ -9,7 +9,7 @@ import torch
 from test_train import interrupt_after, quiet
 
 from labnn import OPTIMIZERS, Experiment, LabError, Run, open_dataset, run_or_load
-from labnn.experiment import load_runs, run_name
+from labnn.experiment import load_runs, order
 from labnn.settings import make_model, make_optimizer
 
 SMALL = Experiment(epochs=2, image_size=32, batch_size=8)
@@ -79,10 +79,10 @@ def test_interrupted_run_leaves_no_record_and_goes_on(run_small, tmp_path):
 
 def test_run_name_follows_every_setting_and_the_photos(tiny_root):
     data = open_dataset(tiny_root)
-    names = {run_name(replace(SMALL, **one), data) for one in ({}, {"lr": 1e-3}, {"dropout": 0.5})}
-    names.add(run_name(SMALL, open_dataset(tiny_root, crop_to_box=True)))
+    names = {order(replace(SMALL, **one), data).name for one in ({}, {"lr": 1e-3}, {"dropout": 0.5})}
+    names.add(order(SMALL, open_dataset(tiny_root, crop_to_box=True)).name)
     data.train.paths[0].write_bytes(data.train.paths[0].read_bytes() + b"\0")
-    names.add(run_name(SMALL, open_dataset(tiny_root)))
+    names.add(order(SMALL, open_dataset(tiny_root)).name)
     assert len(names) == 5
 
 

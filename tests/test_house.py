@@ -16,7 +16,7 @@ from torch import nn
 
 import labnn
 from labnn import NETWORKS, OPTIMIZERS, Experiment, LabError, Run, open_dataset, run_or_load
-from labnn.experiment import load_runs, run_name
+from labnn.experiment import load_runs, order
 from labnn.kit.identity import definition
 from labnn.settings import Method, make_model, make_optimizer, method, setting
 
@@ -92,8 +92,8 @@ def test_a_later_setting_that_is_off_renames_no_record(tiny_root):
         gamma: float = setting(0.0, "гамма {}", 0, 1)
 
     data, today = open_dataset(tiny_root), vars(SMALL)
-    assert run_name(Later(**today), data) == run_name(SMALL, data)
-    assert run_name(Later(**today, gamma=0.5), data) != run_name(SMALL, data)
+    assert order(Later(**today), data).name == order(SMALL, data).name
+    assert order(Later(**today, gamma=0.5), data).name != order(SMALL, data).name
     assert Later(**today, gamma=0.5).changes(Later(**today)) == "гамма 0,5"
 
 
@@ -191,7 +191,7 @@ def test_another_function_under_an_old_name_is_another_run(tiny_root, monkeypatc
         lambda weights, lr, weight_decay: torch.optim.Adam(weights, lr),
     ):
         monkeypatch.setitem(OPTIMIZERS, "mine", optimizer)
-        names.append(run_name(replace(SMALL, optimizer="mine", weight_decay=0.0), data))
+        names.append(order(replace(SMALL, optimizer="mine", weight_decay=0.0), data).name)
     assert len(set(names)) == 2
 
 

@@ -15,7 +15,7 @@ from interrupted import ENDLESS, EXPERIMENT, SHORT, fill_disk, train, train_and_
 from jupyter_client.manager import start_new_kernel
 
 from labnn import LabError, Run, open_dataset, run_or_load
-from labnn.experiment import run_name
+from labnn.experiment import order
 from labnn.kit.files import exclusive
 
 forkserver = multiprocessing.get_context("forkserver")  # starts in milliseconds what takes seconds to import
@@ -92,7 +92,7 @@ def test_a_kill_in_the_middle_of_a_write_loses_nothing(end, nth, half, tiny_root
     """Of the decoded photos, of a checkpoint, of the weights, of the record: half written, or just there."""
     folder, data = tmp_path / "killed", open_dataset(tiny_root, crop_to_box=True)
     process = start(
-        tiny_root, folder, train_and_die, run_name(SHORT, data) if end == "record" else end, nth, half
+        tiny_root, folder, train_and_die, order(SHORT, data).name if end == "record" else end, nth, half
     )
     process.join()
     assert process.exitcode == -signal.SIGKILL
@@ -103,7 +103,7 @@ def test_a_kill_in_the_middle_of_a_write_loses_nothing(end, nth, half, tiny_root
 
 def test_two_processes_on_one_run_train_it_once(tiny_root, tmp_path):
     folder, told = tmp_path / "shared", tmp_path / "shared.txt"
-    checkpoint = f"{run_name(SHORT, open_dataset(tiny_root, crop_to_box=True))}.checkpoint"
+    checkpoint = f"{order(SHORT, open_dataset(tiny_root, crop_to_box=True)).name}.checkpoint"
     with exclusive(folder / "cache" / checkpoint):  # both have come when it is free
         both = [start(tiny_root, folder, train, SHORT) for _ in range(2)]
         while not (told.exists() and told.read_text(encoding="utf-8").count("жду его") == 2):

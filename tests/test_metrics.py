@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from labnn import Experiment, evaluate, open_dataset, run_or_load
 from labnn.experiment import Run
-from labnn.report.metrics import by_class, class_scores, confusions, scores
+from labnn.report.metrics import class_scores, scores
 from labnn.train import Evaluation
 
 ANSWERS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=40)
@@ -38,12 +38,6 @@ def test_table_has_top_five_and_macro_figures():
     top = independent.f1_score(labels, [row[0] for row in best], average="macro", zero_division=0)
     assert table["A"].tolist()[:2] == ["50,0 %", "75,0 %"]
     assert table["A"].tolist()[-1] == f"{100 * top:.1f} %".replace(".", ",")
-
-
-def test_worst_and_best_classes_and_commonest_mistakes_are_named():
-    one = answered([0, 0, 1, 1, 2, 2, 2], [[0], [0], [1], [0], [1], [1], [0]])
-    assert by_class(one, ["a", "b", "c"], count=1)["Класс"].tolist() == ["c", "a"]
-    assert confusions(one)[0] == (2, 1, 2)
 
 
 def test_best_answers_are_sorted_and_begin_with_the_prediction():

@@ -10,9 +10,8 @@ import pytest
 from conftest import PROJECT
 
 MODULES = {path.relative_to(PROJECT).as_posix() for path in (PROJECT / "labnn").rglob("*.py")}
-CLASSES = "labnn/cars/stanford_cars.csv"
-PAGE = {f"labnn/report/page/{name}" for name in ("conf.json", "index.html.j2", "page.css")}
-DATA = {CLASSES, "labnn/report/report.md", *PAGE}
+PAGE = {f"labnn/report/html/{name}" for name in ("conf.json", "index.html.j2", "page.css")}
+DATA = {"labnn/stanford_cars.csv", "labnn/report/report.md", "labnn/report/phrases.j2", *PAGE}
 
 
 def python(*arguments, **options) -> subprocess.CompletedProcess:
@@ -60,8 +59,8 @@ def test_installed_package_asks_for_what_the_requirements_name(installed):
 
 def test_installed_package_works_from_another_folder(installed, tmp_path):
     code = (
-        "import labnn; from labnn.cars.layouts import official_classes;"
-        "print(labnn.__file__, len(official_classes().class_names))"
+        "import labnn; from labnn.layouts import official_classes;"
+        "print(labnn.__file__, len(official_classes()))"
     )
     result = python("-c", code, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(installed)})
     assert result.stdout.split() == [str(installed / "labnn" / "__init__.py"), "196"], result.stderr

@@ -12,53 +12,30 @@ from PIL import Image
 
 from labnn import OPTIMIZERS, open_dataset
 from labnn.experiment import load_runs
-from labnn.report import words
-from labnn.report.studies import STUDIES
 from labnn.report.write import write_report
 
 RUNS, RECORDED = PROJECT / "data" / "runs", PROJECT / "figures" / "recorded"
 REPORT = (RECORDED / "REPORT.md").read_text(encoding="utf-8")
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
-SHELL_BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.S | re.M)
 
 
 def test_readme_opens_with_one_command_to_run_and_one_to_test():
-    run, test = (block.strip() for block in SHELL_BLOCKS)
+    blocks = re.findall(r"^```sh\n(.*?)^```", README, re.S | re.M)
+    run, test = (block.strip() for block in blocks)
     assert "\n" not in run and "\n" not in test
     assert "--execute" in run and "lab1.ipynb" in run
     assert "pytest --nbval-lax" in test
 
 
-def test_ci_runs_the_second_shell_block_of_the_readme(tmp_path):
+@pytest.mark.parametrize("second, code", [("echo second && echo third", 0), ("false && echo second", 1)])
+def test_ci_is_the_second_shell_block_of_the_readme_and_fails_with_it(second, code, tmp_path):
     (tmp_path / ".ci").mkdir()
     shutil.copy(PROJECT / ".ci" / "run", tmp_path / ".ci")
-    (tmp_path / "README.md").write_text(
-        "```sh\necho first\n```\ntext\n```sh\necho second && echo third\n```\n", encoding="utf-8"
-    )
+    text = f"```sh\necho first\n```\ntext\n```sh\n{second}\n```\n"
+    (tmp_path / "README.md").write_text(text, encoding="utf-8")
     result = subprocess.run(["bash", str(tmp_path / ".ci" / "run")], capture_output=True, text=True)
-    assert result.returncode == 0
-    assert result.stdout.splitlines()[1:] == ["second", "third"]
-
-
-def test_ci_fails_when_the_tests_fail(tmp_path):
-    (tmp_path / ".ci").mkdir()
-    shutil.copy(PROJECT / ".ci" / "run", tmp_path / ".ci")
-    (tmp_path / "README.md").write_text(
-        "```sh\necho first\n```\n```sh\nfalse && echo second\n```\n", encoding="utf-8"
-    )
-    assert subprocess.run(["bash", str(tmp_path / ".ci" / "run")], capture_output=True).returncode != 0
-
-
-@pytest.fixture(scope="module")
-def blocks() -> dict[str, str]:
-    """What the recorded studies say, and what was measured, by name."""
-    found = {name: (RUNS / f"{name}.md").read_text(encoding="utf-8").strip() for name in MEASURED}
-    for study in STUDIES.values():
-        if not (record := study.load(RUNS)):
-            continue
-        tables = {name: words.markdown(frame) for name, frame in study.tables(record).items()}
-        found = tables | study.texts(record) | found
-    return found
+    assert result.returncode == code
+    assert result.stdout.splitlines()[1:] == ([] if code else ["second", "third"])
 
 
 @pytest.fixture(scope="module")
@@ -70,33 +47,6 @@ def rebuilt(tmp_path_factory):
     return folder, {path.relative_to(folder).as_posix() for path in paths}
 
 
-MEASURED = ["throughput", "memory"]
-TABLES = ["headline", "ladder", "collapse", "signal", "causes", "settings", "variants", "levers"]
-TABLES += ["recipe_spread"]
-PAIRS = ["recipe_pairs", "recipe_pairs_summary", "recipe_pairs_verdict"]
-PAIRS += ["short_memory", "short_memory_rates", "short_memory_verdict"]
-COMPARISON = ["verdict", "rates", "summary", "milestones", "pairs", "statistics", "other", "maximum"]
-
-
-@pytest.mark.parametrize("name", [*TABLES, *PAIRS, *COMPARISON, *MEASURED])
-def test_report_states_the_figures_of_the_recorded_runs(name, blocks):
-    assert blocks[name] and blocks[name] in REPORT
-
-
-def test_readme_states_the_figures_of_the_recorded_runs(blocks):
-    stated = dict(re.findall(r"<!-- (\w+): begin -->\n(.*?)\n<!-- \1: end -->", README, re.S))
-    assert {"verdict_brief", "recipe_pairs_verdict", "short_memory_brief"} <= set(stated)
-    assert stated == {name: blocks[name] for name in stated}
-
-
-def content(path) -> bytes:
-    """A file's bytes; of an SVG without the names of its clip paths: matplotlib hashes corners that it has
-    not rounded, whose last digits are the processor's.
-    """
-    found = path.read_bytes()
-    return re.sub(rb"\bp[0-9a-f]{10}\b", b"clip", found) if path.suffix == ".svg" else found
-
-
 def test_report_leaves_every_committed_file_as_it_is(rebuilt):
     """Bytes; of figures the pixels, nearly, where another matplotlib has drawn them."""
     folder, written = rebuilt
@@ -104,14 +54,22 @@ def test_report_leaves_every_committed_file_as_it_is(rebuilt):
     assert written == {path.relative_to(PROJECT).as_posix() for path in committed}
     for path in committed:
         again = folder / path.relative_to(PROJECT)
-        pictures = [one.with_suffix(".png") for one in (path, again)]
-        if path.suffix == ".svg" and pictures[0].read_bytes() != pictures[1].read_bytes():
-            continue  # drawn by another matplotlib: its PNG is compared
         if path.suffix != ".png" or path.read_bytes() == again.read_bytes():
-            assert content(path) == content(again), path
+            assert path.read_bytes() == again.read_bytes(), path
         else:
             drawn, before = (np.asarray(Image.open(one).convert("L"), dtype=float) for one in (again, path))
             assert drawn.shape == before.shape and np.abs(drawn - before).mean() < 5, path
+
+
+def test_readme_says_what_is_recorded():
+    stated = dict(re.findall(r"<!-- (\S+): begin -->\n(.*?)\n<!-- \1: end -->", README, re.S))
+    assert {"answers.sentence", "answers.short"} <= set(stated) and all(stated.values())
+
+
+def test_pictures_exist():
+    for text, folder in ((README, PROJECT), (REPORT, RECORDED)):
+        pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
+        assert pictures and all((folder / picture).is_file() for picture in pictures)
 
 
 def test_every_promise_names_tests_that_exist():
@@ -122,46 +80,21 @@ def test_every_promise_names_tests_that_exist():
     assert all("`test_" in row for row in promises.splitlines()[2:] if row.startswith("|"))
 
 
-def test_report_draws_the_story_that_it_shows(rebuilt):
-    drawn = {path.removeprefix("figures/recorded/") for path in rebuilt[1] if path.endswith(".png")}
-    comparison = {f"comparison/{name}.png" for name in ("curves", "answer", "maximum")}
-    story = {"collapse.png", "signal.png", "causes.png", "ladder.png", "levers.png", "beta2.png"}
-    story |= {"recipe_pairs.png"}
-    assert drawn == story | comparison | {"stanford_cars/curves.png"}
-    assert drawn == set(re.findall(r"!\[.*?\]\((.*?)\)", REPORT))
-
-
-def test_pictures_exist():
-    for text, folder in ((README, PROJECT), (REPORT, RECORDED)):
-        pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
-        assert pictures and all((folder / picture).is_file() for picture in pictures)
-
-
-@pytest.mark.parametrize(
-    "folder, least, optimizers",
-    [(".", 0.5, {"adamw", "adamw-amsgrad"}), ("comparison/final", 0.15, {"adam", "amsgrad"})],
-)
-def test_recorded_runs_learned_on_real_photos(folder, least, optimizers):
-    recorded = load_runs(PROJECT / "data" / "runs" / folder)
-    assert {run.experiment.optimizer for run in recorded} == optimizers
-    for run in recorded:
+@pytest.mark.parametrize("folder, least", [("recipe", 0.8), ("comparison/final", 0.15)])
+def test_recorded_runs_learned_on_real_photos(folder, least):
+    for run in load_runs(RUNS / folder):
         assert run.data["classes"] == 196
-        assert (
-            (run.predictions["label"] == run.predictions["prediction"]).mean()
-            == run.history["test_accuracy"].iloc[-1]
-            > least
-        )
+        right = (run.predictions["label"] == run.predictions["prediction"]).mean()
+        assert right == run.history["test_accuracy"].iloc[-1] > least
 
 
 def test_notebook_is_committed_executed_top_to_bottom():
     book = json.loads((PROJECT / "lab1.ipynb").read_text(encoding="utf-8"))
     code = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
-    assert 40 <= len(book["cells"]) <= 60
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
     assert not [output for cell in code for output in cell["outputs"] if output["output_type"] == "error"]
     assert "widgets" not in book["metadata"]
     assert sum("parameters" in cell["metadata"].get("tags", []) for cell in code) == 1
-    assert max(len("".join(cell["source"]).splitlines()) for cell in code) <= 20
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
@@ -173,26 +106,22 @@ def test_drawing_again_gives_the_embedded_pictures(part, minicars, draw_picture)
         assert dataset.paths[number - 1].name == f"{number:05d}.jpg"
         assert (list(box), label - 1) == (dataset.boxes[number - 1].tolist(), dataset.labels[number - 1])
         assert image.size == committed.size
-        assert (
-            np.abs(np.asarray(image, dtype=float) - np.asarray(committed, dtype=float)).mean() < 6
-        )  # JPEG's loss
+        apart = np.abs(np.asarray(image, dtype=float) - np.asarray(committed, dtype=float))
+        assert apart.mean() < 6  # JPEG's loss
 
 
 def test_ten_lines_of_the_readme_train_own_photos_with_an_own_optimizer(
     tiny_root, tmp_path, monkeypatch, capsys
 ):
-    [example] = re.findall(r"^```python\n(.*?)^```", README, re.S | re.M)
+    example = re.findall(r"^```python\n(.*?)^```", README, re.S | re.M)[0].replace("epochs=40", "epochs=2")
     assert len(example.strip().splitlines()) <= 10
-    data = open_dataset(tiny_root)
-    for part in ("train", "test"):
-        dataset = getattr(data, part)
-        for path, label in zip(dataset.paths, dataset.labels, strict=True):
-            folder = tmp_path / "мои_снимки" / part / data.class_names[label]
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, folder)
-    photos = tmp_path / "мои_снимки"
-    shutil.copytree(photos / "train", photos / "test", dirs_exist_ok=True)  # no class without training photos
-    shutil.copytree(photos / "test", photos / "train", dirs_exist_ok=True)
+    data, photos = open_dataset(tiny_root), tmp_path / "мои_снимки"
+    for part in (data.train, data.test):
+        for path, label in zip(part.paths, part.labels, strict=True):
+            for own in ("train", "test"):  # no class without training photos
+                folder = photos / own / data.class_names[label]
+                folder.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, folder)
     monkeypatch.chdir(tmp_path)
     try:
         exec(example, {})

@@ -19,7 +19,7 @@ from conftest import PROJECT
 from torch import nn
 
 from labnn import NETWORKS, OPTIMIZERS, Experiment, LabError, open_dataset
-from labnn.experiment import load_runs, run_name
+from labnn.experiment import load_runs, order
 from labnn.runner import run_all
 
 SMALL = Experiment(epochs=1, image_size=32, batch_size=8, mix=0.0, mirror_test=False)
@@ -82,7 +82,7 @@ def test_diverging_run_ends_the_call_or_is_told_and_left_out(go, data, capsys):
         go(experiments[:1])
     [run] = go(experiments, skip_diverged=True)
     assert run.experiment == experiments[1]
-    assert f"Прогон {run_name(experiments[0], data)} пропущен. В эпоху" in capsys.readouterr().out
+    assert f"Прогон {order(experiments[0], data).name} пропущен. В эпоху" in capsys.readouterr().out
 
 
 # As a notebook has it: torch imported first, then %cd, and functions that no other process could import.
@@ -242,7 +242,7 @@ def test_what_a_cluster_cannot_do_is_told(cluster, go, data, tmp_path, monkeypat
     monkeypatch.setitem(NETWORKS, "deadly", deadly)
     experiment = replace(SMALL, network="deadly")
     cluster.worker("mortal")
-    with pytest.raises(LabError, match=f"На прогоне {run_name(experiment, data)} гибнут рабочие процессы"):
+    with pytest.raises(LabError, match=f"На прогоне {order(experiment, data).name} гибнут рабочие процессы"):
         go([experiment], "far", cluster=cluster.address)
 
     hidden = f'mount -t tmpfs tmpfs "{tmp_path.parent}" && exec "$@"'

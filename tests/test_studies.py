@@ -1,147 +1,145 @@
-"""A study is its base and its changes with every seed; many experiments are run at once, none twice."""
+"""A study is a study.toml and its records; the report writes what they say, and nothing else."""
 
 from dataclasses import replace
 
-import pandas as pd
 import pytest
 from conftest import PROJECT
+from made_runs import finished
 
-from labnn.__main__ import main
-from labnn.experiment import Experiment, Run, load_runs
-from labnn.report.studies import STUDIES, Pairs, Study, Tuned, recorded
+from labnn.kit.errors import LabError
+from labnn.report.studies import Study, recorded, studies, told
 from labnn.report.write import rewrite_blocks, write_report
-from labnn.train import HISTORY_COLUMNS
+from labnn.settings import Experiment
 
-SMALL = Experiment(epochs=1, image_size=32, batch_size=8, test_size=0)
+SMALL = Experiment(epochs=1, image_size=32, batch_size=8)
+PAIRS = 'kind = "pairs"\nseeds = 3\nbase = { optimizer = "adam", epochs = 1 }\ncondition = "коротко"\n'
 
 
-def test_study_is_the_base_and_every_change_with_every_seed():
-    study = Study("small", SMALL, [{"lr": 1e-3}, {"mix": 0.0, "mirror": False}], seeds=2)
+def write(folder, text: str) -> Study:
+    """The study of a folder with the study.toml ``text``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "study.toml").write_text(text, encoding="utf-8")
+    return Study.read(folder / "study.toml")
+
+
+def record(folder, *experiments: Experiment) -> None:
+    """A run of each, recorded in ``folder``."""
+    for one in experiments:
+        run = finished(0.5, (0, 1, 2, 2), **vars(one))
+        run.save(folder / run.name)
+
+
+def test_study_is_the_base_and_every_change_with_every_seed(tmp_path):
+    study = write(
+        tmp_path / "own",
+        'kind = "changes"\nseeds = 2\nbase = { epochs = 1, image_size = 32, batch_size = 8 }\n'
+        "changes = [{ lr = 1e-3 }, { mix = 0.0, mirror = false }]\n",
+    )
     both = replace(SMALL, mix=0.0, mirror=False)
     assert study.experiments()[:3] == [SMALL, replace(SMALL, lr=1e-3), both]  # a whole seed before the next
-    assert study.experiments()[3:] == [replace(experiment, seed=1) for experiment in study.experiments()[:3]]
+    assert study.experiments()[3:] == [replace(one, seed=1) for one in study.experiments()[:3]]
 
 
-@pytest.mark.parametrize("name", [name for name, study in STUDIES.items() if study.experiments()])
-def test_changes_of_a_study_are_real_and_different(name):
-    study = STUDIES[name]
-    words = [replace(study.base, **change).changes(study.base) for change in study.changes]
-    assert all(words) and len(set(words)) == len(words)
+@pytest.mark.parametrize("text", ["kind = 1", 'kind = "cell"', "sedes = 3", "base = { epocs = 1 }", "a = "])
+def test_a_mistake_in_a_study_is_one_sentence_that_names_the_file(tmp_path, text):
+    with pytest.raises(LabError, match="study.toml"):
+        write(tmp_path / "own", text)
 
 
 @pytest.mark.parametrize("name", ["recipe", "recipe_pairs", "levers", "causes", "beta2"])
 def test_recorded_runs_are_those_that_the_command_trains(name):
-    recorded = load_runs(PROJECT / "data" / "runs" / name)
-    assert recorded and {run.experiment for run in recorded} <= set(STUDIES[name].experiments())
+    study = studies()[name]
+    known = study.load(PROJECT / "data" / "runs")
+    assert len(known) and {run.experiment for run in known["run"]} <= set(study.experiments())
 
 
-def record(folder, *experiments) -> None:
-    """Runs of ``experiments`` on eight pictures, recorded in ``folder`` as a training would leave them."""
-    rows = [[1, 1e-3, 1.0, 2.0, 0.1, 2.0, 0.25, 0.1, False], [2, 1e-3, 1.0, 1.5, 0.4, 1.5, 0.5, 0.1, False]]
-    history = pd.DataFrame(rows, columns=HISTORY_COLUMNS)
-    data = {"name": "own", "fingerprint": "0", "train": 16, "test": 8, "classes": 4, "crop_to_box": False}
-    answers = pd.DataFrame({"label": [0, 1, 2, 3] * 2, "prediction": [0, 1, 2, 3, 3, 2, 1, 0]})
-    machine = {"processor": "CPU", "device": "cpu", "threads": 1, "precision": "float32", "torch": "2.0"}
-    for experiment in experiments:
-        epochs = range(1, experiment.epochs + 1)
-        run = Run(experiment, data, history.tail(len(epochs)).assign(epoch=epochs), answers, machine)
-        run.save(folder / run.name)
-
-
-def test_a_study_of_ones_own_is_one_object(tmp_path, monkeypatch):
-    study = Study("mirrors", SMALL, [{"mirror": False}], seeds=2, title="с отражением")
-    monkeypatch.setitem(STUDIES, "mirrors", study)
+def test_a_study_of_ones_own_needs_no_python(tmp_path):
+    text = 'kind = "changes"\nseeds = 2\ntitle = "с отражением"\nbase = { epochs = 1 }\n'
+    study = write(tmp_path / "runs" / "mirrors", text + "changes = [{ mirror = false }]\n")
     record(tmp_path / "runs" / "mirrors", *study.experiments())
     paths = write_report(tmp_path / "runs", tmp_path / "out")
-    written = {path.name for path in paths}
-    assert written == {"mirrors.png", "mirrors.svg", "mirrors.csv", "mirrors.md", "REPORT.md"}
-    text = (tmp_path / "out" / "REPORT.md").read_text(encoding="utf-8")
-    assert "«mirrors»" in text and "(mirrors.png)" in text
-    assert "| без отражения  |          2 |    50,0 ± 0,0" in text
+    assert {path.name for path in paths} == {"figure.png", "table.csv", "REPORT.md"}
+    report = (tmp_path / "out" / "REPORT.md").read_text(encoding="utf-8")
+    assert "Опыт «mirrors»" in report and "(mirrors/figure.png)" in report
+    assert "| без отражения  |          2 |    50,0 ± 0,0" in report
 
 
-def test_a_study_of_pairs_counts_whole_pairs_only(tmp_path):
-    study = Pairs("halves", replace(SMALL, optimizer="adam"), seeds=3)
-    record(tmp_path / "halves", *study.experiments()[:3])  # one pair and AMSGrad's half of the next
-    runs = study.load(tmp_path)
-    assert [(run.experiment.optimizer, run.experiment.seed) for run in runs] == [("amsgrad", 0), ("adam", 0)]
-    assert "Готово пар: 1 из 3" in study.texts(runs)["halves_verdict"]
-    assert study.load(tmp_path / "halves") == []
-
-
-def test_no_mean_and_no_interval_is_drawn_before_the_last_pair_that_was_planned(tmp_path):
-    study = Pairs("thirds", replace(SMALL, optimizer="adam"), seeds=3)
-    for new, drawn in ((slice(0, 4), False), (slice(4, 6), True)):
+def test_a_study_of_pairs_has_no_verdict_interval_or_mean_before_the_last_pair(tmp_path):
+    study = write(tmp_path / "thirds", PAIRS)
+    for new, ready in ((slice(0, 5), 2), (slice(5, 6), 3)):
         record(tmp_path / "thirds", *study.experiments()[new])
-        [figure] = study.figures(study.load(tmp_path)).values()
-        assert ("среднее" in [tick.get_text() for tick in figure.axes[0].get_xticklabels()]) == drawn
+        known = study.tell(tmp_path)
+        ticks = [tick.get_text() for tick in known.figures["answer"]().axes[0].get_xticklabels()]
+        assert known.texts["verdict"].startswith("Готово пар: 2 из 3") == (ready < 3) == ("все" not in ticks)
+        [answer] = told("answers", tmp_path).tables["table"]["Разность, п. п. [95 %]"]
+        assert (answer == "готово пар: 2 из 3") == (ready < 3)
+
+
+def test_a_study_may_speak_of_runs_of_another_folder_on_conditions(tmp_path):
+    other = write(tmp_path / "old", PAIRS)
+    record(tmp_path / "old", *other.experiments(), *(replace(one, lr=0.1) for one in other.experiments()))
+    study = write(
+        tmp_path / "new", PAIRS.replace("seeds = 3", 'seeds = 3\nruns = [{ folder = "old", lr = 0.1 }]')
+    )
+    assert set(study.load(tmp_path)["lr"]) == {0.1} and len(study.load(tmp_path)) == 6
 
 
 def test_a_comparison_of_ones_own_is_found(tmp_path):
     """As the command compare leaves it; a stopped one, without final runs, and other folders are not."""
-    final = [replace(SMALL, optimizer=key, seed=seed) for key in ("adam", "sgd") for seed in (0, 1)]
-    record(tmp_path / "runs" / "mine" / "final", *final)
-    record(tmp_path / "runs" / "mine" / "tuning", *(replace(one, lr=1e-2) for one in final[::2]))
-    record(tmp_path / "runs" / "stopped" / "tuning", final[0])
-    record(tmp_path / "runs" / "other" / "deep" / "folder", final[0])
-    readme = tmp_path / "README.md"
-    readme.write_text("<!-- verdict: begin -->\nold\n<!-- verdict: end -->\n", encoding="utf-8")
-    paths = write_report(tmp_path / "runs", tmp_path / "out", readme)
-    assert {path.parent.name for path in paths[:-2]} == {"mine"}
-    assert {"answer.png", "summary.csv", "rates.md", "verdict.md"} <= {path.name for path in paths}
-    text = (tmp_path / "out" / "REPORT.md").read_text(encoding="utf-8")
-    assert "(mine/answer.png)" in text and "Adam и SGD с импульсом: разница не доказана" in text
-    assert "old" in readme.read_text(encoding="utf-8")  # the README speaks of the recorded comparison only
+    final = [replace(SMALL, optimizer=name, seed=seed) for name in ("adam", "sgd") for seed in (0, 1)]
+    record(tmp_path / "mine" / "final", *final)
+    record(tmp_path / "mine" / "tuning", *(replace(one, lr=1e-2) for one in final[::2]))
+    record(tmp_path / "stopped" / "tuning", final[0])
+    record(tmp_path / "other" / "deep" / "folder", final[0])
+    paths = write_report(tmp_path, tmp_path / "out")
+    assert {path.parent.name for path in paths[:-1]} == {"mine"}
+    assert {"answer.png", "summary.csv", "rates.csv"} <= {path.name for path in paths}
+    report = (tmp_path / "out" / "REPORT.md").read_text(encoding="utf-8")
+    assert "(mine/answer.png)" in report and "Adam и SGD с импульсом: разница не доказана" in report
 
 
 def test_runs_of_two_protocols_in_one_folder_are_not_mixed(tmp_path):
-    """The larger comparison is shown."""
-    short = [replace(SMALL, optimizer=key, seed=seed) for key in ("adam", "sgd") for seed in (0, 1)]
-    record(tmp_path / "mine" / "final", *short, replace(SMALL, optimizer="adam", epochs=2))
-    record(tmp_path / "mine" / "tuning", *(replace(SMALL, lr=1e-2, epochs=epochs) for epochs in (1, 2)))
-    [(study, (tuning, final))] = recorded(tmp_path)
-    assert study.name == "mine" and len(final) == 4
-    assert [run.experiment.epochs for run in tuning] == [1]
+    """The larger comparison is shown, at the rates that its own tuning chose."""
+    short = [replace(SMALL, optimizer=name, seed=seed) for name in ("adam", "sgd") for seed in (0, 1)]
+    widened = [replace(one, lr=1e-2) for one in short[:2]]  # Adam's best rate before the grid was widened
+    record(tmp_path / "mine" / "final", *short, *widened, replace(SMALL, optimizer="adam", epochs=2))
+    tuning = [replace(SMALL, optimizer=name, epochs=epochs) for name in ("adam", "sgd") for epochs in (1, 2)]
+    record(tmp_path / "mine" / "tuning", *tuning)
+    shown = recorded(tmp_path)["mine"].tables
+    assert shown["summary"]["Прогонов"].tolist() == [2, 2] and shown["summary"]["Эпох"].tolist() == [1, 1]
+    assert shown["summary"]["Скорость обучения"].tolist() == ["0,003", "0,003"]
 
 
-def test_pairs_with_tuned_rates_answer_when_the_last_is_there(tmp_path):
-    study, names = Tuned("short", seeds=2), ("amsgrad", "adam")
-    record(tmp_path / "short" / "tuning", *(replace(SMALL, optimizer=name) for name in names))
-    told = []
-    for seed in range(2):
-        record(tmp_path / "short" / "final", *(replace(SMALL, optimizer=name, seed=seed) for name in names))
-        told.append(study.texts(study.load(tmp_path))["short_verdict"])
-    assert told[0].startswith("Готово пар: 1 из 2") and "лучше" not in told[0]
-    assert told[1].startswith("AMSGrad и Adam: разница не доказана")
-    assert list(study.tables(study.load(tmp_path))) == ["short", "short_rates"]
+def test_ones_own_runs_are_told_by_data_set_and_apart_from_others_that_do_not_compare(tmp_path):
+    record(tmp_path, *(replace(SMALL, optimizer=name) for name in ("adam", "sgd")), replace(SMALL, epochs=2))
+    known = recorded(tmp_path)
+    assert list(known) == ["cars", "cars-2"]
+    assert known["cars"].texts["verdict"].startswith("Adam и SGD с импульсом: разница не доказана.")
+    assert known["cars-2"].texts["verdict"].startswith("Прогоны есть только для одного оптимизатора")
+    assert {path.name for path in write_report(tmp_path, tmp_path / "out")} >= {"curves.png", "answer.png"}
+
+
+def test_report_of_nothing_says_what_to_do(tmp_path):
+    with pytest.raises(LabError, match="python -m labnn train"):
+        write_report(tmp_path, tmp_path / "out")
+
+
+def test_only_the_readme_that_is_asked_for_is_touched(tmp_path):
+    block = "<!-- thirds.conditions: begin -->\nold\n<!-- thirds.conditions: end -->\n"
+    for name in ("README.md", "asked.md"):
+        (tmp_path / name).write_text(block, encoding="utf-8")
+    record(tmp_path / "thirds", *write(tmp_path / "thirds", PAIRS).experiments())
+    write_report(tmp_path, tmp_path / "out")
+    assert (tmp_path / "asked.md").read_text(encoding="utf-8") == block
+    write_report(tmp_path, tmp_path / "out", tmp_path / "asked.md")
+    assert "эпох: 1" in (tmp_path / "asked.md").read_text(encoding="utf-8")
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == block
 
 
 def test_blocks_are_rewritten_and_the_rest_stays(tmp_path):
     path = tmp_path / "README.md"
-    path.write_text("a\n<!-- x: begin -->\n1\n2\n<!-- x: end -->\n<!-- y: begin -->\n<!-- y: end -->\n")
-    rewrite_blocks(path, {"x": "\\1", "z": "3"})
-    assert (
-        path.read_text() == "a\n<!-- x: begin -->\n\\1\n<!-- x: end -->\n<!-- y: begin -->\n<!-- y: end -->\n"
+    path.write_text("a\n<!-- x.y: begin -->\n1\n2\n<!-- x.y: end -->\n<!-- z: begin -->\n<!-- z: end -->\n")
+    rewrite_blocks(path, {"x.y": "\\1", "unknown": "3"})
+    assert path.read_text() == (
+        "a\n<!-- x.y: begin -->\n\\1\n<!-- x.y: end -->\n<!-- z: begin -->\n<!-- z: end -->\n"
     )
-
-
-def test_study_from_a_terminal_tells_each_run_and_the_time_left(tiny_root, tmp_path, capsys):
-    arguments = [
-        "study",
-        "collapse",
-        "--data",
-        tiny_root,
-        "--out",
-        tmp_path,
-        "--cache",
-        tmp_path / "cache",
-        "--device",
-        "cpu",
-        "--processes",
-        2,
-    ]
-    assert main([str(argument) for argument in arguments]) == 0
-    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("прогонов")]
-    assert len(told) == len(load_runs(tmp_path / "collapse")) == 3
-    assert told[0].startswith("прогонов 1 из 3, эпох 1") and "осталось около 0:" in told[0]
-    assert told[-1].startswith("прогонов 3 из 3, эпох 30 из 30. ") and "зерно 0" in told[-1]

@@ -1,259 +1,177 @@
 """Tables and sentences say what the runs say."""
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import PROJECT
+from made_runs import finished, found, runs
 from scipy import stats
 
-from labnn.experiment import Run
-from labnn.kit.numbers import number, percent, scientific
-from labnn.report import frames, words
-from labnn.report.studies import recorded
-from labnn.report.words import single_causes
-from labnn.settings import Experiment
-from labnn.train import HISTORY_COLUMNS
+from labnn.kit.numbers import number, percent
+from labnn.report import records, tables, words
+from labnn.settings import OPTIMIZERS, Experiment
 
-BASE = Experiment(batch_norm=False, init="default", schedule="constant", lr=1e-4)
-CLASSES = ["Audi", "BMW", "Ram C/V"]
+BASE = Experiment("adam", epochs=2, batch_norm=False)
 
 
-def finished(accuracy: float, predictions=(0, 0, 0, 0) * 10, **settings) -> Run:
-    """A one-epoch run with the given last test accuracy, on 40 or four pictures of the classes 0, 0, 1, 2."""
-    experiment = Experiment(
-        **{"batch_norm": False, "init": "default", "schedule": "constant", "lr": 1e-4} | settings
-    )
-    history = pd.DataFrame([[1, 1e-4, 60.0, 1.5, 0.1, 2.0, accuracy, 0.1, False]], columns=HISTORY_COLUMNS)
-    answers = pd.DataFrame({"label": [0, 0, 1, 2] * (len(predictions) // 4), "prediction": predictions})
-    return Run(experiment, {"fingerprint": "0", "classes": 3}, history, answers, {})
+def named(*changed) -> pd.DataFrame:
+    """A table of runs, each called by what it has otherwise than ``BASE``."""
+    table = records.table(changed)
+    return table.assign(change=[run.experiment.changes(BASE) or "исходный" for run in table["run"]])
 
 
-def test_changes_name_every_setting_that_differs_and_no_other():
-    assert BASE.changes(BASE) == ""
-    assert Experiment(batch_norm=True, init="he", schedule="constant", lr=3e-3, seed=5).changes(BASE) == (
-        "скорость обучения 0,003, пакетная нормализация, начальные веса He"
-    )
-    bare = Experiment(mix=0.0, colour=0.0, min_crop_area=1.0)
-    assert bare.changes(Experiment()) == "без случайного кадра, без изменения яркости, без CutMix и mixup"
+def plain(accuracy: float, **settings):
+    """A run of ``BASE`` with other ``settings``."""
+    return finished(accuracy, **{"batch_norm": False} | settings)
 
 
-def another(value):
-    """A value of the same kind that an experiment may have, too."""
-    if isinstance(value, bool):
-        return not value
-    return 2 * value + 64 if isinstance(value, int) else value / 2 or 0.5
+def test_summary_reports_the_last_epoch_mean_and_deviation():
+    table = tables.summary(found(amsgrad=[0.5, 0.6], adam=[0.4, 0.4])).set_index("Оптимизатор")
+    assert table["Точность на тесте, %"].to_dict() == {"AMSGrad": "55,0 ± 7,1", "Adam": "40,0 ± 0,0"}
 
 
-def test_every_setting_of_an_experiment_has_words():
-    others = {
-        "optimizer": "adam",
-        "init": "default",
-        "schedule": "constant",
-        "version": "1_0",
-        "start_size": 64,
-        "network": "squeezenet-imagenet",
-    }
-    for name, value in vars(Experiment()).items():
-        if name not in ("seed", "test_every"):
-            other = others[name] if name in others else another(value)
-            assert Experiment(**{name: other}).changes(Experiment()), name
+def test_runs_tested_at_their_ends_alone_have_no_mean_over_the_epochs():
+    ends = finished(0.5, epochs=4)
+    ends.history.loc[1:2, "test_accuracy"] = np.nan
+    assert "Точность в среднем по эпохам, %" not in tables.summary(records.table([ends]))
+    along = tables.summary(records.table([finished(0.5, epochs=4)]))  # 0.999 thrice, then 0.5
+    assert along["Точность в среднем по эпохам, %"].tolist() == [number(100 * (2 * 0.999 + 0.7495) / 3, 1)]
 
 
-def test_ablation_pairs_seeds_and_gives_the_t_interval():
-    base, better = [0.10, 0.20, 0.12], [0.30, 0.38, 0.35]
-    runs = [finished(value, seed=seed) for seed, value in enumerate(base)]
-    runs += [finished(value, seed=seed, batch_norm=True) for seed, value in reversed(list(enumerate(better)))]
-    table = words.table(frames.ablation(runs, BASE, "исходный"))
-    assert table["Что изменено"].tolist() == ["пакетная нормализация", "исходный"]  # the most accurate first
-    interval = stats.ttest_rel(better, base).confidence_interval()
-    shown = [
-        f"{100 * value:+.1f}".replace(".", ",")
-        for value in (np.mean(better) - np.mean(base), interval.low, interval.high)
+def test_a_users_optimizer_stands_after_the_shipped_ones_under_its_name(monkeypatch):
+    monkeypatch.setitem(OPTIMIZERS, "lion", lambda weights, lr, weight_decay: None)
+    assert tables.summary(found(lion=[0.5], sgd=[0.5], amsgrad=[0.5]))["Оптимизатор"].tolist() == [
+        "AMSGrad",
+        "SGD с импульсом",
+        "lion",
     ]
+
+
+def test_epochs_are_the_table_of_the_original_work():
+    table = tables.epochs(found(adam=[0.4, 0.6]))
+    assert list(table) == ["Эпоха", "Время обучения, с", "Потери", "Точность, %", "Тестовая точность, %"]
+    assert table.iloc[-1].tolist() == [2, "30,00", "1,5000", "50,00", "50,00"]
+
+
+def test_changes_are_paired_by_seed_and_have_the_t_interval():
+    base, better = [0.10, 0.20, 0.12], [0.30, 0.38, 0.35]
+    known = [plain(value, seed=seed) for seed, value in enumerate(base)]
+    known += [plain(value, seed=seed, batch_norm=True) for seed, value in reversed(list(enumerate(better)))]
+    table = tables.changes(named(*known), BASE)
+    assert table["Что изменено"].tolist() == ["пакетная нормализация", "исходный"]  # the most accurate first
+    ends = stats.ttest_rel(better, base).confidence_interval()
+    shown = [f"{100 * end:+.1f}".replace(".", ",") for end in (np.mean(better) - np.mean(base), *ends)]
     assert table["Разность точности [95 %]"].tolist() == [f"{shown[0]} [{shown[1]}; {shown[2]}]", ""]
     assert table["Точность, %"].tolist() == ["34,3 ± 4,0", "14,0 ± 5,3"]
 
 
+def test_a_change_learns_when_every_seed_beats_the_most_frequent_class():
+    """Half of the 40 labels are class 0: 36 right answers are more than that explains, 24 are not."""
+    known = named(
+        plain(0.5),
+        plain(0.5, init="default"),
+        plain(0.9, batch_norm=True),
+        plain(0.9, lr=3e-2),
+        plain(0.6, lr=3e-2, seed=1),
+    )
+    table = tables.changes(known, BASE).set_index("Что изменено")
+    assert table["Учится"][["пакетная нормализация", "исходный"]].tolist() == ["да", "нет"]
+    told = words.single_causes(known, BASE)
+    assert told.startswith("Из правок по одной сеть обучили: пакетная нормализация. Не обучили: ")
+    assert "скорость обучения 0,03" in told and "начальные веса PyTorch" in told
+
+
+def test_settings_of_one_cause_count_as_one_and_two_causes_as_none():
+    one = plain(0.5, lr=1e-3, schedule="constant"), plain(0.9, mirror=False, colour=0.0)
+    told = words.single_causes(named(*one, plain(0.9, init="default", batch_norm=True)), BASE)
+    assert told.count("скорость обучения 0,001") == told.count("без отражения") == 1
+    assert "начальные веса" not in told
+
+
 def test_other_optimizers_stand_beside_the_reference_with_intervals_that_hold_together():
     accuracies = {"adam": [0.30, 0.33, 0.31], "sgd": [0.20, 0.24, 0.20], "adamw": [0.31, 0.33, 0.33]}
-    runs = [
-        finished(value, optimizer=name, seed=seed)
-        for name, values in accuracies.items()
-        for seed, value in enumerate(values)
-    ]
     tuning = [finished(0.10, optimizer="sgd", lr=1e-2), finished(0.22, optimizer="sgd", lr=1e-1)]
-    table = words.table(frames.others(tuning, runs, "adam")).set_index("Оптимизатор")
+    table = tables.others(records.table(tuning), found(**accuracies), "adam").set_index("Оптимизатор")
     assert table.index.tolist() == ["AdamW", "Adam", "SGD с импульсом"]  # the most accurate first
     low, high = stats.ttest_rel(accuracies["sgd"], accuracies["adam"]).confidence_interval(1 - 0.05 / 2)
     shown = f"−10,0 [{100 * low:.1f}; {100 * high:.1f}]".replace(".", ",").replace("-", "−")
-    assert table.loc["SGD с импульсом", "Разность точности [95 % вместе]"] == shown
-    assert table.loc["SGD с импульсом", "На проверке при разных скоростях, %"] == "10,0…22,0"
-    assert table.loc["Adam", "Разность точности [95 % вместе]"] == ""
-    gap = table.loc["AdamW", "Разность точности [95 % вместе]"]
-    assert gap.startswith("+1,0 [−") and words.others(tuning, runs, "adam") == (
-        f"Точнее всех AdamW: {percent(0.3233, 1)}, разность с Adam {gap} п. п. Интервал разности с Adam весь "
-        "ниже нуля: SGD с импульсом. Что другой лучше Adam, этот опыт не доказал."
-    )
+    assert table["Разность точности [95 % вместе]"][["SGD с импульсом", "Adam"]].tolist() == [shown, ""]
+    assert table["На проверке при разных скоростях, %"].tolist() == ["—", "—", "10,0…22,0"]
 
 
-def test_a_change_learns_when_every_seed_beats_the_most_frequent_class():
-    """Half of the 40 labels are class 0: 36 right answers are more than that explains, 24 are not."""
-    runs = [
-        finished(0.5),
-        finished(0.5, init="he"),
-        finished(0.9, batch_norm=True),
-        finished(0.9, lr=3e-3),
-        finished(0.6, lr=3e-3, seed=1),
+def test_cells_are_compared_apart_with_intervals_that_hold_together():
+    known = [*runs(amsgrad=[0.5, 0.52, 0.51], adam=[0.5, 0.51, 0.52])]
+    known += [
+        finished(value, optimizer=name, seed=seed, beta2=0.9)
+        for name, values in {"amsgrad": [0.6, 0.63, 0.61], "adam": [0.4, 0.41, 0.43]}.items()
+        for seed, value in enumerate(values)
     ]
-    table = words.table(frames.ablation(runs, BASE)).set_index("Что изменено")
-    assert table["Учится"].to_dict() == {
-        "пакетная нормализация": "да",
-        "скорость обучения 0,003": "нет",
-        "исходный рецепт": "нет",
-        "начальные веса He": "нет",
-    }
-    assert single_causes(runs, BASE) == (
-        "По отдельности достаточно: пакетная нормализация. "
-        "По отдельности не помогает: начальные веса He; скорость обучения 0,003."
-    )
-
-
-def test_settings_of_one_cause_count_as_one():
-    """The learning rate and its schedule are one cause, as are the ways to augment; two causes together are
-    none alone.
-    """
-    dead = [finished(0.5), finished(0.5, init="he"), finished(0.5, lr=1e-3, schedule="one_cycle")]
-    alive = [finished(0.9, mirror=False, colour=0.0), finished(0.9, init="he", batch_norm=True)]
-    assert single_causes(dead + alive, BASE) == (
-        "По отдельности достаточно: без отражения, без изменения яркости. "
-        "По отдельности не помогает: начальные веса He; "
-        "скорость обучения 0,001, разгон и спад скорости (один цикл)."
-    )
+    table = records.table([*known, finished(0.5, seed=7)])  # one without a partner
+    cells = tables.cells(table.assign(change=[f"β₂ = {one:g}" for one in table["beta2"]]))
+    assert cells["Условие"].tolist() == ["β₂ = 0.9", "β₂ = 0.999"] and cells["Пар"].tolist() == [3, 3]
+    low, high = stats.ttest_1samp([20.0, 22.0, 18.0], 0).confidence_interval(1 - 0.05 / 2)
+    assert cells["Разность, п. п. [интервал]"][0] == f"+20,0 [+{low:.1f}; +{high:.1f}]".replace(".", ",")
 
 
 def test_collapse_is_described_by_its_answers():
-    row = words.table(frames.collapse([finished(0.5, predictions=(0, 0, 0, 1))])).iloc[0]
-    assert (row["Самый частый ответ"], row["Разных ответов"], row["Точность на тесте, %"]) == (
-        "75,0 % снимков",
-        2,
-        "50,00",
-    )
+    row = tables.collapse(records.table([finished(0.5, predictions=(0, 0, 0, 1))])).iloc[0]
+    assert (row["Самый частый ответ"], row["Разных ответов"]) == ("75,0 % снимков", 2)
+    assert row["Точность на тесте, %"] == "50,00"
 
 
-def test_ladder_climbs_and_names_each_step():
-    runs = [finished(0.9, batch_norm=True, epochs=200), finished(0.1), finished(0.5, batch_norm=True)]
-    table = words.table(frames.ladder(runs))
-    assert table["Точность на тесте, %"].tolist() == ["10,00", "50,00", "90,00"]
-    assert table["Что изменено"].tolist() == ["рецепт исходной работы", "пакетная нормализация", "эпох: 200"]
-
-
-def test_headline_is_the_original_against_ours():
-    runs = [finished(0.9, batch_norm=True, epochs=200), finished(0.1), finished(0.5, batch_norm=True)]
-    runs = [replace(run, data=run.data | {"test": 4}) for run in runs]
-    table = words.table(frames.headline(runs))
-    assert table["Точность, %"].tolist() == ["0,85", "10,00", "50,00", "90,00"]
-    assert table["Снимков на тесте"].tolist() == ["8\u00a0041", "4", "4", "4"]
-    assert table["Минут обучения"].tolist() == ["—", "1,0", "1,0", "1,0"]
-
-
-def test_seeds_of_one_recipe_are_a_row_of_their_means_and_none_is_chosen():
-    runs = [finished(accuracy, batch_norm=True, seed=seed) for seed, accuracy in enumerate((0.5, 0.7, 0.9))]
-    runs = [replace(run, data=run.data | {"test": 4}) for run in [*runs, finished(0.1)]]
-    ladder, headline = words.table(frames.ladder(runs)), words.table(frames.headline(runs))
-    assert ladder["Точность на тесте, %"].tolist() == ["10,00", "70,00 ± 20,00"]
-    assert headline["Точность, %"].tolist() == ["0,85", "10,00", "70,00 ± 20,00", "70,00 ± 20,00"]
-    assert headline["Прогонов"].tolist() == ["—", "1", "3", "3"]
+def test_ladder_climbs_and_no_seed_is_chosen():
+    known = [plain(share, batch_norm=True, seed=seed) for seed, share in enumerate((0.5, 0.7, 0.9))]
+    table = named(plain(0.95, batch_norm=True, epochs=3), *known, plain(0.1))
+    ladder, headline = tables.ladder(table), tables.headline(table)
+    assert ladder["Точность на тесте, %"].tolist() == ["10,00", "70,00 ± 20,00", "95,00"]
+    assert ladder["Что изменено"].tolist()[:2] == ["исходный", "пакетная нормализация"]
+    assert headline["Точность, %"].tolist() == ["0,85", "10,00", "70,00 ± 20,00", "95,00"]
+    assert headline["Снимков на тесте"].tolist() == ["8\u00a0041", "40", "40", "40"]
 
 
 def test_spread_over_seeds_is_told_with_the_interval_of_the_mean():
     shares = [0.5, 0.7, 0.9]
-    told = words.spread([finished(share, seed=seed) for seed, share in enumerate(shares)])
+    told = words.spread(found(adam=shares))
     low, high = stats.t.interval(0.95, 2, np.mean(shares), stats.sem(shares))
-    assert "при 3 зёрнах 50,0…90,0 %, в среднем 70,0 %;" in told.replace("\u00a0", " ")
+    assert "при 3 зёрнах 50,0…90,0 %, в среднем 70,0 %;" in told
     assert f"от {number(100 * low, 1)} до {percent(high, 1)}" in told
-    assert words.spread([finished(0.5)]).endswith("зерно одно, разброс не измерен.")
+    assert words.spread(found(adam=[0.5])).endswith("зерно одно, разброс не измерен.")
 
 
-def test_confused_pairs_count_both_ways_together():
-    table = words.table(frames.confused(finished(0.25, predictions=(1, 0, 0, 1)), CLASSES))
-    assert table.iloc[0].tolist() == ["Audi", "BMW", 2, 3]
-    assert table.iloc[1].tolist() == ["BMW", "Ram C/V", 1, 2]
+def test_conditions_are_those_of_all_runs():
+    told = words.conditions(records.table([*runs(adam=[0.5] * 3), finished(0.5, epochs=4)]))
+    assert "эпох: 2 (у 1 из 4 прогонов 4)" in told and "зёрен: 3" in told
 
 
-def test_variants_are_in_words():
-    columns = ["test_size", "mirror", "test_loss", "test_accuracy"]
-    variants = pd.DataFrame([[128, False, 1.5, 0.5], [160, True, 1.25, 0.625]], columns=columns)
-    table = words.table(variants)
-    assert table.iloc[1].tolist() == [160, "среднее с отражением", "1,250", "62,5"]
-
-
-@pytest.mark.parametrize("value, text", [(0.256, "0,26"), (1.2e-7, "1,2·10⁻⁷"), (3.0, "3,00")])
-def test_numbers_of_any_size_are_written_the_russian_way(value, text):
-    assert scientific(value) == text
-
-
-def test_two_amsgrads_are_compared_step_by_step():
-    steps = pd.DataFrame(
-        {
-            "step": [1, 2, 3],
-            "paper": [3.0, 6.0, 4.0],
-            "torch": [1.0, 1.0, 2.0],
-            "corrected_first": [1.0, 0.9, 1.6],
-        }
+def test_settings_name_every_machine():
+    known = runs(amsgrad=[0.5], adam=[0.5])
+    known[1].environment["precision"] = "bfloat16"
+    value = tables.settings(records.table(known)).set_index("Настройка")["Значение"]
+    assert value["Вычислитель"].count("CPU, потоков: 1") == 2 and "bfloat16" in value["Вычислитель"]
+    assert value["Оптимизатор"] == "AMSGrad, Adam" and value["Скорость обучения"].startswith(
+        "наибольшая 0,003;"
     )
-    without_eps = steps.assign(torch=[1.01, 1.0, 2.0])
-    table = words.amsgrad(steps, without_eps).set_index("Чем различаются").iloc[:, -1]
-    assert (
-        table["поправки на смещение"] == "без поправок шаг 1 длиннее в 3,0 раза, шаг 2 — в 6,0, шаг 3 — в 2,0"
-    )
-    assert "в шаге 3 обратный порядок укорачивает шаг в 1,2 раза" in table["порядок максимума и поправки"]
-    assert "1,00 %" in table["ε в знаменателе"]
-
-
-LABELS = {
-    "optimizer",
-    "first",
-    "second",
-    "figure",
-    "change",
-    "step",
-    "network",
-    "class_name",
-    "other_class",
-    "cell",
-}
-
-
-def test_tables_are_numbers_until_they_are_shown():
-    """Nobody has to read a number out of a text: in the frames of all studies only labels are words."""
-    for study, record in recorded(PROJECT / "data" / "runs"):
-        for name, frame in study.tables(record).items():
-            if name != "settings":
-                words_of = {column for column in frame if not pd.api.types.is_numeric_dtype(frame[column])}
-                assert words_of <= LABELS, (study.name, name)
-                assert not words.table(frame).equals(frame)
-
-
-def test_unknown_frame_is_shown_as_it_is():
-    frame = pd.DataFrame({"mood": ["good"], "grade": [5]})
-    assert words.markdown(frame).splitlines()[-1] == "| good   | 5       |"
 
 
 def test_a_table_of_more_than_six_columns_is_turned_and_numbers_stand_right():
-    runs = [finished(0.5, seed=seed, optimizer=name) for seed in range(7) for name in ("amsgrad", "adam")]
-    for frame, parts in ((frames.summary(runs), 1), (frames.pairs(runs), 2)):
-        shown, written = words.table(frame), words.markdown(frame).split("\n\n")
-        assert len(written) == parts and shown.shape[1] > 6
+    known = found(amsgrad=[0.5] * 7, adam=[0.5] * 7)
+    for table, parts in ((tables.summary(known), 1), (tables.pair_rows(known), 2)):
+        written = tables.markdown(table).split("\n\n")
+        assert len(written) == parts and table.shape[1] > 6
         for part in written:
             head, rule, *rows = (line.strip("|").split("|") for line in part.splitlines())
             assert len(head) <= 6 and all(cell.endswith("-:") for cell in rule[1:]) and rule[0].endswith("--")
-            assert [row[0].strip() for row in rows] == shown.columns[1:].tolist()
-    assert words.markdown(frames.epochs(runs)).splitlines()[1].count("-:|") == 5
+            assert [row[0].strip() for row in rows] == table.columns[1:].tolist()
 
 
-def test_words_behind_a_rows_number_stand_left():
-    runs = [finished(0.5, **{name: 0.1 for name in ("mix", "colour", "dropout", "lr", "label_smoothing")})]
-    rule, row = words.markdown(frames.ablation(runs, BASE)).splitlines()[1:3]
-    assert row.startswith("| 1. скорость обучения 0,1") and rule.startswith("|:--")
+def test_markdown_of_names_with_bars_and_line_ends_stays_one_table():
+    written = tables.markdown(pd.DataFrame({"Класс": ["a|b\nc"], "Число": ["1,5"]}))
+    assert written.splitlines()[-1] == "| a\\|b c  |     1,5 |"
+
+
+@pytest.mark.parametrize(("end", "told"), [(0.97, True), (0.0, False)])
+def test_counter_example_says_where_both_end_and_no_more(end, told):
+    path = pd.DataFrame({"x_amsgrad": np.full(10, -0.98), "x_adam": np.linspace(-1, 1, 10)})
+    path.loc[8:, "x_adam"] = end
+    text = words.counter_example({"по порядку": path})
+    assert "AMSGrad — −0,98, Adam — " in text
+    assert ("AMSGrad приходит к лучшей точке, Adam — к худшей." in text) == told

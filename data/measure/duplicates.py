@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labnn.batches import decode_images
 from labnn.data import open_dataset
+from labnn.kit.decoding import decode_images
 from labnn.kit.errors import LabError
 from labnn.kit.files import atomic_write
 
@@ -42,7 +42,8 @@ def _small_and_standard(images: np.ndarray) -> Tensor:
 def write_duplicates(root: Path, out: Path, cache: Path) -> int:
     """Writes the pairs of the data set in ``root`` to the CSV file ``out``; returns how many there are."""
     data = open_dataset(root, crop_to_box=True)
-    pairs = near_duplicates(*(decode_images(part, 128, cache) for part in (data.train, data.test)))
+    files = [decode_images(part, 128, cache) for part in (data.train, data.test)]
+    pairs = near_duplicates(*(np.load(file, mmap_mode="c") for file in files))
     table = pd.DataFrame(
         {
             "train_file": [data.train.paths[index].name for index in pairs["first"]],

@@ -6,23 +6,22 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import numpy as np
 import pandas as pd
 
-from labnn.batches import Batches, decode_images
+from labnn.batches import Batches
 from labnn.data import open_dataset
+from labnn.kit.decoding import decode_images
 from labnn.kit.errors import LabError
 from labnn.kit.files import atomic_write
-
-try:
-    from labnn.report.studies import start_signals
-except ImportError:  # to be dropped once start_signals has moved
-    from labnn.report.write import start_signals
+from labnn.report.signal import start_signals
 
 
 def write_signals(root: Path, out: Path, cache: Path) -> int:
     """Writes ``start_signals`` of 64 photos in ``root`` to the file ``out``; returns its number of rows."""
     data = open_dataset(root, crop_to_box=True)
-    photos = Batches(decode_images(data.train, 128, cache), data.train.labels, 64, shuffle=True)
+    images = np.load(decode_images(data.train, 128, cache), mmap_mode="r")
+    photos = Batches(images, data.train.labels, 64, shuffle=True)
     signals = start_signals(*next(iter(photos)), len(data.class_names))
     table = pd.concat(signals, names=["network"]).reset_index("network")
     with atomic_write(out) as unfinished:

@@ -2,7 +2,6 @@
 
 Every variant works in a process of its own, because labnn's memory setting holds for a whole process, and
 they take turns, so that a drift of the machine meets them all; the first steps of each are not timed.
-``--memory`` measures instead how time and memory grow with the number of photos.
 """
 
 import argparse
@@ -13,13 +12,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
-from itertools import cycle, islice
-from math import isnan, nan
+from itertools import islice
+from math import isnan
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -28,18 +24,17 @@ sys.path.insert(0, str(PROJECT))
 import numpy as np
 import torch
 import torchvision
-from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 from torchvision import transforms
 
-from labnn.batches import Augment, Batches, Mix, decode_images
-from labnn.cars.layouts import write_annotations
+from labnn.batches import Augment, Batches, Mix
 from labnn.data import open_dataset
-from labnn.experiment import Experiment
+from labnn.kit.decoding import decode_images
 from labnn.kit.errors import LabError
 from labnn.kit.hardware import autocast, keep_freed_memory, precision
 from labnn.model import SqueezeNet
+from labnn.settings import Experiment
 from labnn.train import train_epoch
 
 CLASSES = 196  # the official data set's, so that any data set is trained with the same network
@@ -113,7 +108,8 @@ def original(options) -> float:
 def with_labnn(options, augmented: bool) -> float:
     """An epoch of ``train_epoch`` over decoded photos, with the default recipe's augmentation or none."""
     size, dataset, recipe = options.image_size, train_part(options), Experiment()
-    images = decode_images(dataset, size * 5 // 4 if augmented else size, options.cache)
+    file = decode_images(dataset, size * 5 // 4 if augmented else size, options.cache)
+    images = np.load(file, mmap_mode="r")
     tools = {"device": options.device, "shuffle": True}
     if augmented:
         tools["augment"] = Augment(size, recipe.min_crop_area, recipe.mirror, recipe.colour)
@@ -254,7 +250,7 @@ RATIOS = {
 
 def in_own_process(options, part: str) -> dict:
     """What this script prints as ``--only part``, called anew with the same options."""
-    names = ("data", "version", "image_size", "batch_size", "images", "device", "cache", "steps")
+    names = ("data", "version", "image_size", "batch_size", "images", "device", "cache")
     same = [text for name in names for text in (f"--{name.replace('_', '-')}", str(getattr(options, name)))]
     command = [sys.executable, __file__, *same, "--only", part]
     result = subprocess.run(command, capture_output=True, text=True)
@@ -322,85 +318,6 @@ def conditions(options, name: str) -> str:
     return f"{network}, {options.image_size}, {options.batch_size}, {options.device}, {numbers}"
 
 
-def grow(options) -> None:
-    """Prints time and memory for each of ``--counts`` generated photos."""
-    print(f"{machine(options)}; SqueezeNet 1.1, 64 пикселя, пакет 32, {options.device}.\n")
-    times = ("Декодирование, с", "Снимков в секунду", f"Шагов: {options.steps}, с")
-    memory = ("анонимная после открытия набора", "анонимная, наибольшая", "вся, наибольшая (VmHWM)")
-    print_row("Снимков", *times, *(f"Память, МиБ: {kind}" for kind in memory))
-    print(f"|{'--:|' * 7}")
-    for count in options.counts:
-        with tempfile.TemporaryDirectory() as folder:
-            options.data, options.cache = generate(Path(folder), count), Path(folder) / "cache"
-            seen = in_own_process(options, "growth")
-        sizes = [number(seen[key], 0) for key in ("opened", "anonymous", "resident")]
-        spent = [number(seen["decoding"], 1), number(count / seen["decoding"], 0), number(seen["steps"], 1)]
-        print_row(count, *spent, *sizes)
-
-
-def growth(options) -> dict:
-    """One row of ``grow``: the training of v1.1 at 64 pixels by batches of 32. Seconds and mebibytes."""
-    with peak_anonymous() as seen:
-        dataset = open_dataset(options.data).train
-        opened = mebibytes("RssAnon")
-        decoding = seconds(options, lambda: decode_images(dataset, 64, options.cache))
-        keep_freed_memory()
-        model = SqueezeNet(CLASSES).to(options.device, memory_format=torch.channels_last)
-        optimizer = amsgrad(model, fused=True)
-        tools = {"device": options.device, "shuffle": True, "augment": Augment(64)}
-        batches = Batches(decode_images(dataset, 64, options.cache), dataset.labels, 32, **tools)
-        train_epoch(model, optimizer, islice(batches, 3))
-        steps = islice((batch for epoch in cycle([batches]) for batch in epoch), options.steps)
-        spent = seconds(options, lambda: train_epoch(model, optimizer, steps))
-    memory = {"opened": opened, "anonymous": max(seen), "resident": mebibytes("VmHWM")}
-    return {"decoding": decoding, "steps": spent} | memory
-
-
-@contextmanager
-def peak_anonymous() -> Iterator[list[float]]:
-    """Anonymous memory, read every 20 ms: mapped files, which the system may drop, are not in it."""
-    seen, done = [mebibytes("RssAnon")], threading.Event()
-
-    def watch():
-        while not done.wait(0.02):
-            seen.append(mebibytes("RssAnon"))
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        done.set()
-        thread.join()
-
-
-def mebibytes(field: str) -> float:
-    """A field of ``/proc/self/status``, NaN on systems without it."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:")), nan)
-
-
-def generate(root: Path, count: int) -> Path:
-    """A data set of ``count`` photos in the official layout: 64 different noise pictures under many names."""
-    photos, test = root / "cars_train", root / "cars_test"
-    photos.mkdir()
-    test.mkdir()
-    names = [f"{index + 1:06d}.jpg" for index in range(count)]
-    random = np.random.default_rng(0)
-    for index, name in enumerate(names):
-        if index < 64:
-            coarse = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8))
-            coarse.resize((170, 128), Image.Resampling.BICUBIC).save(photos / name)
-        else:
-            os.link(photos / names[index % 64], photos / name)
-    os.link(photos / names[0], test / names[0])
-    labels, boxes = np.arange(count) % CLASSES, np.tile((1, 1, 170, 128), (count, 1))
-    parts = {"train": (names, labels, boxes), "test": (names[:1], labels[:1], boxes[:1])}
-    write_annotations(root, parts, [f"класс {index + 1}" for index in range(CLASSES)])
-    return root
-
-
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Снимков в секунду: исходный цикл, labnn, голый шаг и чужие циклы, по очереди.",
@@ -416,13 +333,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=640, help="снимков в эпохе")
     parser.add_argument("--rounds", type=int, default=3, help="сколько раз измерить каждый цикл")
     parser.add_argument("--device", default=device, help="устройство: cpu, cuda, cuda:1")
-    parser.add_argument(
-        "--memory", action="store_true", help="измерить рост времени и памяти с числом снимков"
-    )
-    parser.add_argument("--counts", type=int, nargs="+", default=[1000, 8000, 64000], help="числа снимков")
-    parser.add_argument("--steps", type=int, default=200, help="измеряемых шагов для каждого числа снимков")
     parser.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--only", choices=[*VARIANTS, "decode", "growth"], help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=[*VARIANTS, "decode"], help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -430,13 +342,9 @@ def main() -> None:
     options = parse()
     with tempfile.TemporaryDirectory() as folder:
         options.cache = options.cache or Path(folder)
-        if options.only == "growth":
-            print(json.dumps(growth(options)))
-        elif options.only:
+        if options.only:
             measure = decode if options.only == "decode" else VARIANTS[options.only][2]
             print(json.dumps({"rate": measure(options)}))
-        elif options.memory:
-            grow(options)
         else:
             compare(options)
 

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from labnn.kit.errors import LabError
 from labnn.kit.files import save_tensors
+from labnn.kit.hardware import device_of, environment
 from labnn.kit.progress import say
 
 
@@ -24,7 +23,7 @@ class Checkpoint:
 
     ``parts`` have a ``state_dict``; those that are None are left out. The generators of ``loaders``' own
     parts are kept, beside the global ones of PyTorch, numpy and Python. ``about`` says in words by name
-    what training it is, ``made_by`` where it goes on (``hardware.environment``), which may change.
+    what training it is; where it goes on and in which ``precision`` may change, which is told and kept.
     """
 
     def __init__(
@@ -32,15 +31,14 @@ class Checkpoint:
         path: str | Path | None,
         parts: dict[str, Any],
         loaders: Iterable[Any],
-        device: torch.device,
         about: dict[str, str],
-        made_by: dict[str, Any],
+        precision: str,
     ):
-        self.path, self.device, self.about = path and Path(path), device, about
+        self.path, self.about, self.device = path and Path(path), about, device_of(parts["model"])
         self.parts = {name: part for name, part in parts.items() if part is not None}
         found = [getattr(place, "generator", None) for loader in loaders for place in places(loader)]
         self.generators = list({id(one): one for one in found if isinstance(one, torch.Generator)}.values())
-        self.made_by, self._readable = [made_by], False
+        self.made_by, self._readable = [environment(self.device, precision)], False
 
     def save(self, rows: list[dict]) -> None:
         """Writes the state with the history ``rows``, a dict an epoch.
@@ -71,16 +69,19 @@ class Checkpoint:
             self._readable = True
         save_tensors(state, self.path)
 
-    def load(self) -> list[dict]:
+    def load(self, epochs: int) -> list[dict]:
         """Puts the saved state back and gives its rows; none where nothing is saved. Says where it goes on
         otherwise than it was made.
 
-        Raises ``LabError`` for a file that is broken, and for one of another training, with what differs.
+        Raises ``LabError`` for a file that is broken, of more than ``epochs`` or of another training, with
+        what differs.
         """
         if not (self.path and self.path.exists()):
             return []
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
+            if len(state["rows"]) > epochs:
+                raise ValueError(f"в ней уже {len(state['rows'])} эпох, а нужно {epochs}")
             for name, now in self.about.items():
                 if (before := state["about"].get(name, now)) != now:
                     raise ValueError(f"{name}: было {before}, стало {now}")
@@ -117,14 +118,10 @@ class Checkpoint:
 
 
 def describe_training(
-    model: nn.Module,
-    optimizer: Optimizer,
-    scheduler: LRScheduler | None,
-    criterion: Any,
-    ema_decay: float,
-    loaders: Iterable[Any],
+    parts: dict[str, Any], criterion: Any, ema_decay: float, loaders: Iterable[Any]
 ) -> dict[str, str]:
-    """What decides a training beside its state, in words that a checkpoint keeps and compares."""
+    """What decides a training beside the state of its ``parts``, in words that a checkpoint compares."""
+    optimizer, scheduler = parts["optimizer"], parts["scheduler"]
     plain = (bool, int, float, str, tuple, type(None))
     settings = {name: value for name, value in optimizer.defaults.items() if isinstance(value, plain)}
     groups = optimizer.param_groups
@@ -132,7 +129,7 @@ def describe_training(
     loss = repr(criterion) if isinstance(criterion, nn.Module) else getattr(criterion, "__qualname__", "")
     sized = [part for loader in loaders for part in (loader, getattr(loader, "dataset", None))]
     return {
-        "сеть": repr(model),
+        "сеть": repr(parts["model"]),
         "оптимизатор": f"{type(optimizer).__name__} {settings}",
         "расписание": f"{type(scheduler).__name__} {getattr(scheduler, 'total_steps', '')}",
         "функция потерь": loss or type(criterion).__name__,
@@ -147,6 +144,12 @@ def length(place: Any) -> int | None:
         return len(place)
     except (TypeError, NotImplementedError):
         return None
+
+
+def set_epoch(loader: Any, epoch: int) -> None:
+    """Tells the number of the pass, from 0, to what of ``loader`` has ``set_epoch``."""
+    for place in places(loader):
+        getattr(place, "set_epoch", int)(epoch)
 
 
 def places(loader: Any) -> list[Any]:

@@ -13,8 +13,8 @@ class Dropout(nn.Dropout):
 
     def forward(self, x: Tensor) -> Tensor:
         threshold = round(256 * self.p)
-        on_cpu = x.device.type == "cpu" and x.numel() % 8 == 0 and not torch.compiler.is_compiling()
-        if not (self.training and on_cpu and 0 < threshold < 256):
+        masks = self.training and 0 < threshold < 256 and not torch.compiler.is_compiling()
+        if not (masks and x.device.type == "cpu" and x.numel() % 8 == 0):
             return F.dropout(x, self.p, self.training)
         random = torch.empty_like(x, dtype=torch.uint8)
         random.as_strided((x.numel(),), (1,)).view(torch.int64).random_(-(2**63), None)

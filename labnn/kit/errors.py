@@ -43,11 +43,11 @@ _MEANINGS = {
         "функции вызываются так: оптимизатор — f(параметры, lr=…, weight_decay=…), сеть — f(num_classes=…), "
         "шаги оптимизатора и расписания — step() без аргументов после каждого пакета"
     ),
-    "": (
-        "загрузчик даёт пары — снимки float (n, 3, H, W) и метки int64 (n,) от 0, — сеть отвечает логитами "
-        "(n, классов), функция потерь даёт среднее по пакету; проверьте их"
-    ),
 }
+_CONTRACT = (
+    "загрузчик даёт пары — снимки float (n, 3, H, W) и метки int64 (n,) от 0, — сеть отвечает логитами "
+    "(n, классов), функция потерь даёт среднее по пакету; проверьте их"
+)
 _EXPLAINED = (
     RuntimeError,
     TypeError,
@@ -63,9 +63,10 @@ _EXPLAINED = (
 
 
 @contextmanager
-def explained(doing: str = "Обучение остановилось") -> Iterator[None]:
+def explained(doing: str = "Обучение остановилось", otherwise: str = _CONTRACT) -> Iterator[None]:
     """Turns whatever a block stumbles over into one ``LabError``: what it was ``doing``, the library's own
-    words and what they mean here; the error itself stays as the cause. Also a decorator.
+    words and what they mean here, ``otherwise`` where that is not known; the error itself stays as the cause.
+    Also a decorator.
     """
     try:
         yield
@@ -73,8 +74,8 @@ def explained(doing: str = "Обучение остановилось") -> Itera
         lines = str(error).strip().splitlines() or [""]
         # A DataLoader's worker quotes its whole traceback, whose last line is the error.
         said = f"{type(error).__name__}: {lines[-1 if lines[0].startswith('Caught ') else 0][:200]}"
-        meaning = next(words for pattern, words in _MEANINGS.items() if re.search(pattern, said))
-        raise LabError(f"{doing} ({said}): {meaning}.") from error
+        meanings = (words for pattern, words in _MEANINGS.items() if re.search(pattern, said))
+        raise LabError(f"{doing} ({said}): {next(meanings, otherwise)}.") from error
 
 
 _KINDS = {

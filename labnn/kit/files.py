@@ -30,9 +30,11 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Writes ``text`` in UTF-8 to ``path``, whole or not at all; gives the path."""
+    """Writes ``text`` in UTF-8 to ``path``, whole or not at all; gives the path. Bytes of a file's name that
+    are no UTF-8 stand as ``\\udcaf``, which JSON reads back.
+    """
     with atomic_write(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8", newline="\n")
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
     return Path(path)
 
 

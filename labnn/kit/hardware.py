@@ -8,8 +8,10 @@ from functools import cache
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.optim import SGD, Optimizer
 
-from labnn.kit.errors import LabError
+from labnn.kit.errors import LabError, check
 from labnn.kit.progress import say
 
 
@@ -84,6 +86,20 @@ def precision(device: torch.device) -> str:
         return "bfloat16" if major >= 8 else "float16" if major == 7 else "float32"
     fast = device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
     return "bfloat16" if fast else "float32"
+
+
+def gradient_scaler(model: nn.Module, optimizer: Optimizer, name: str) -> GradScaler:
+    """What scales the gradients of float16 and changes nothing in another precision ``name``; prepares the
+    process and the ``optimizer`` for training ``model`` with it.
+    """
+    check("precision", name, str, choices=("float32", "bfloat16", "float16"))
+    device = device_of(model)
+    if device.type == "cpu":
+        keep_freed_memory()
+    if isinstance(optimizer, SGD):  # fused, it leaves the momentum unset where the first step is skipped
+        optimizer._step_supports_amp_scaling = False
+    optimizer._opt_called = True  # else a schedule warns of the order where the first step is skipped
+    return GradScaler(device.type, enabled=name == "float16")
 
 
 @cache

@@ -2,7 +2,9 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 # Called after each epoch with the history so far, a dict an epoch, and the number of epochs that it will
 # have.
@@ -30,6 +32,17 @@ def print_progress(rows: list[dict], epochs: int) -> None:
     )
     if row["epoch"] == epochs:
         say(f"Тестовая точность: {row['test_accuracy']:.2%}")
+
+
+@contextmanager
+def told_when_stopped(rows: list[dict], epochs: int, checkpoint: str | Path | None) -> Iterator[None]:
+    """Says in one line what Ctrl-C or a notebook's stop leaves of a training in ``checkpoint``."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = f"сохранено эпох {len(rows)} из {epochs}, тот же вызов продолжит с них"
+        say(f"Остановлено: {kept if checkpoint and rows else 'сохранённых эпох нет'}.")
+        raise
 
 
 class Live:

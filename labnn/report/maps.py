@@ -1,21 +1,17 @@
-"""What in a picture speaks for an answer: class activation maps, and pictures of what is confused."""
+"""What in a picture speaks for an answer: class activation maps."""
 
 from collections.abc import Iterable, Sequence
 
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from labnn.data import CarsData
 from labnn.kit.hardware import device_of
 from labnn.model import SqueezeNet
-from labnn.report.metrics import confusions
 from labnn.report.plots import WIDTH
-from labnn.train import Evaluation
 
 
 def class_maps(model: SqueezeNet, images: Tensor) -> Tensor:
@@ -63,23 +59,3 @@ def draw_map(ax: Axes, image: Tensor, own: Tensor) -> None:
     ax.imshow((image * (0.25 + 0.75 * own)).permute(1, 2, 0).numpy())
     ax.contour(own.numpy(), levels=[0.5], colors="white", linewidths=1)
     ax.axis("off")
-
-
-def plot_confused(test: Evaluation, data: CarsData, count: int = 3) -> Figure:
-    """The commonest mistakes of ``test`` on ``data.test``: of each a mistaken picture, and beside it one of
-    the class that was answered.
-    """
-    found = confusions(test, count)
-    figure, axes = plt.subplots(max(len(found), 1), 2, figsize=(WIDTH * 0.7, 1.9 * max(len(found), 1)))
-    for ax in axes.flat:
-        ax.axis("off")
-    labels, answers = test.labels.numpy(), test.predictions.numpy()
-    for line, (label, answer, times) in zip(np.atleast_2d(axes), found, strict=False):
-        mistaken = int(np.flatnonzero((labels == label) & (answers == answer))[0])
-        like = np.flatnonzero(labels == answer)
-        line[0].imshow(data.test.image(mistaken))
-        line[0].set_title(f"{data.class_names[label]}: ошибок {times}", fontsize="small")
-        if len(like):
-            line[1].imshow(data.test.image(int(like[0])))
-        line[1].set_title(f"названо: {data.class_names[answer]}", fontsize="small")
-    return figure

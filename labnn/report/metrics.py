@@ -1,11 +1,11 @@
-"""What accuracy does not say: classes weighted alike, the five best answers, which classes are confused."""
+"""What accuracy does not say: classes weighted alike, and the five best answers."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from labnn.kit.numbers import percent
+from labnn.kit.numbers import number, percent
 from labnn.train import Evaluation
 
 
@@ -44,19 +44,21 @@ def class_scores(labels: Sequence[int], answers: Sequence[int]) -> pd.DataFrame:
     return pd.DataFrame(table | {"f1": 2 * right / (images + answered)}, index=classes)
 
 
-def by_class(test: Evaluation, class_names: Sequence[str], count: int = 3) -> pd.DataFrame:
-    """The ``count`` classes with the least F1 and the ``count`` with the greatest."""
-    table = class_scores(test.labels, test.predictions).sort_values("f1", kind="stable")
-    chosen = table.index if len(table) <= 2 * count else [*table.index[:count], *table.index[-count:]]
-    shown = {"Класс": [class_names[index] for index in chosen], "Снимков": table["images"][chosen].tolist()}
-    for name, title in {"recall": "Полнота", "precision": "Точность ответа", "f1": "F1"}.items():
-        shown[title] = [percent(share, 1) for share in table[name][chosen]]
+def epochs(histories: dict[str, pd.DataFrame], most: int = 30) -> pd.DataFrame:
+    """The original report's tables of ``train_test`` histories, by their titles, side by side: seconds, loss
+    and accuracy of the training; of many epochs the first, the last and others evenly, about ``most`` rows.
+    """
+    length = max(map(len, histories.values()))
+    rows = np.unique(np.linspace(0, length - 1, min(length, most)).round().astype(int))
+    chosen = {title: history.iloc[rows] for title, history in histories.items()}
+    seconds = zip(*(history["seconds"] for history in chosen.values()), strict=True)
+    shown = {
+        "Эпоха": rows + 1,
+        f"Время обучения, с: {' / '.join(chosen)}": [
+            " / ".join(number(one, 2) for one in row) for row in seconds
+        ],
+    }
+    for title, history in chosen.items():
+        shown[f"{title}: потери"] = [number(loss, 4) for loss in history["train_loss"]]
+        shown[f"{title}: точность, %"] = [number(100 * share, 2) for share in history["train_accuracy"]]
     return pd.DataFrame(shown)
-
-
-def confusions(test: Evaluation, count: int = 3) -> list[tuple[int, int, int]]:
-    """The ``count`` commonest mistakes: true class, answer, how many."""
-    wrong = test.labels != test.predictions
-    pairs = pd.DataFrame({"label": test.labels[wrong].tolist(), "answer": test.predictions[wrong].tolist()})
-    found = pairs.value_counts(sort=False).sort_values(ascending=False, kind="stable")[:count]
-    return [(label, answer, int(times)) for (label, answer), times in found.items()]

@@ -1,47 +1,49 @@
-"""What the notebook shows: figures and tables numbered, with captions (ГОСТ 7.32), text that every reader can
-show.
+"""What the notebook shows: figures and tables numbered, with captions (ГОСТ 7.32), text and source that every
+reader can show.
 """
 
+import inspect
 import re
 from collections import defaultdict
-from pathlib import Path
+from textwrap import dedent
+from traceback import walk_tb
+from typing import Any
 
 import pandas as pd
 from IPython import get_ipython
 from IPython.display import display
 from matplotlib.figure import Figure
 
-from labnn.kit.errors import StoppedByKeyboardInterrupt
-from labnn.report import words
-from labnn.report.write import inline, save_figure
+from labnn.kit.errors import LabError
+from labnn.report.tables import markdown
+from labnn.report.write import inline
 
 _ADVICE = "Остановлено: выполните эту ячейку снова, когда понадобится её результат."
+_SAY_IT_THEMSELVES = {"train_test", "run_all"}  # what was saved, and how to go on
 
 _numbers: defaultdict[str, dict[str, int]] = defaultdict(dict)
 
 
 def stop_in_one_line() -> None:
-    """From now on a stopped cell leaves one line in the notebook and no traceback: what was saved, where
-    something was, or what to do.
+    """From now on a stopped cell leaves one line in the notebook, and a mistake of the user's its sentence,
+    without a traceback.
     """
 
     def told(shell, kind, stop, trace, tb_offset=None) -> None:
-        if isinstance(stop, StoppedByKeyboardInterrupt):
-            shell.showtraceback((kind, stop, trace), tb_offset=tb_offset)  # its own line
-        else:
+        if isinstance(stop, LabError):
+            stop._render_traceback_ = lambda: [str(stop)]  # all that IPython shows of it
+            shell.showtraceback((kind, stop, trace), tb_offset=tb_offset)
+        elif not _SAY_IT_THEMSELVES & {frame.f_code.co_name for frame, _ in walk_tb(trace)}:
             print(_ADVICE)
 
     if (shell := get_ipython()) is not None:
-        shell.set_custom_exc((KeyboardInterrupt,), told)
+        shell.set_custom_exc((KeyboardInterrupt, LabError), told)
 
 
-def figure(drawn: Figure, caption: str, path: str | Path | None = None, *, photos: bool = False) -> None:
-    """Shows ``drawn`` with its caption below, which is its alternative text, too; ``photos`` as JPEG.
-
-    Saves it to ``path`` as well, where one is given, and closes it.
+def figure(drawn: Figure, caption: str, *, photos: bool = False) -> None:
+    """Shows ``drawn`` with its caption below, which is its alternative text, too, and closes it; ``photos``
+    as JPEG.
     """
-    if path is not None:
-        save_figure(drawn, path)
     content, about = inline(drawn, caption, "jpeg" if photos else "png")
     display(content | {"text/plain": caption}, metadata=about, raw=True)
     text(_caption("Рисунок", caption))
@@ -50,13 +52,36 @@ def figure(drawn: Figure, caption: str, path: str | Path | None = None, *, photo
 def table(frame: pd.DataFrame, caption: str) -> None:
     """Shows ``frame`` as a reader sees it, its caption above; nothing of one without rows."""
     if len(frame):
-        text(f"{_caption('Таблица', caption)}\n\n{words.markdown(frame)}")
+        text(f"{_caption('Таблица', caption)}\n\n{markdown(frame)}")
 
 
-def text(markdown: str) -> None:
-    """Shows ``markdown``, and itself where Markdown is not rendered; only there tables need their spaces."""
-    small = re.sub(r"^\|.*", _tight, markdown, flags=re.M)
-    display({"text/markdown": small, "text/plain": markdown}, raw=True)
+def text(written: str) -> None:
+    """Shows ``written``, Markdown, and itself where Markdown is not rendered; only there tables need their
+    spaces.
+    """
+    small = re.sub(r"^\|.*", _tight, written, flags=re.M)
+    display({"text/markdown": small, "text/plain": written}, raw=True)
+
+
+def source(*things: Any) -> None:
+    """Shows the source of functions or classes; the page that is asked for no code leaves it out."""
+    code = "\n\n".join(dedent(inspect.getsource(thing)) for thing in things).strip()
+    about = {"source": True}
+    display({"text/markdown": f"```python\n{code}\n```", "text/plain": code}, metadata=about, raw=True)
+
+
+def title_page(lines: dict[str, str], topic: str) -> None:
+    """Shows a title page as the universities' rules have it; ``lines`` by their names, what is missing or
+    empty is left to be written by hand.
+    """
+    written = defaultdict(lambda: "_" * 24, {name: value for name, value in lines.items() if value})
+    people = "".join(f"<p>{name}: {written[name]}</p>" for name in ("Вариант", "Выполнил", "Проверил"))
+    page = (
+        f"<div style='text-align:center'><p>{written['Вуз']}<br>Кафедра: {written['Кафедра']}"
+        f"<br>Дисциплина: {written['Дисциплина']}</p><p><b>ОТЧЁТ ПО ЛАБОРАТОРНОЙ РАБОТЕ № 1</b><br>{topic}"
+        f"</p><div style='text-align:right'>{people}</div><p>{written['Город и год']}</p></div>"
+    )
+    display({"text/html": page, "text/plain": topic}, raw=True)
 
 
 def _tight(row: re.Match) -> str:

@@ -3,29 +3,26 @@
 import base64
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from string import Template
-from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from labnn.experiment import Run
 from labnn.kit.errors import LabError
-from labnn.kit.files import atomic_write, read_errors, write_text
-from labnn.report import words
-from labnn.report.studies import STUDIES, Comparison, Study, recorded
-
-TEMPLATE = Path(__file__).with_name("report.md")
+from labnn.kit.files import atomic_write, write_text
+from labnn.report import studies, words
+from labnn.report.statistics import MARGIN
+from labnn.report.studies import Study, Told, recorded
+from labnn.report.tables import markdown
 
 
 def write_report(runs_dir: str | Path, folder: str | Path, readme: str | Path | None = None) -> list[Path]:
-    """Writes what is recorded in ``runs_dir`` into ``folder``: figures (PNG and SVG), tables (CSV and
-    Markdown), those of a comparison in a folder of its own, and REPORT.md; into a ``readme`` its blocks.
-    Returns the paths.
+    """Writes what is recorded in ``runs_dir`` into ``folder``: REPORT.md; of every study, in a folder of its
+    name, the tables (CSV) and the figures that REPORT.md shows (PNG); and the blocks of a ``readme``, where
+    one is given. Returns the paths.
 
     Raises ``LabError`` if nothing is recorded.
     """
@@ -33,56 +30,74 @@ def write_report(runs_dir: str | Path, folder: str | Path, readme: str | Path | 
     if not found:
         way_out = "обучите сети командой python -m labnn train"
         raise LabError(f"В папке {runs_dir} нет записанных прогонов: {way_out}.")
-    blocks = {path.stem: path.read_text(encoding="utf-8").strip() for path in Path(runs_dir).glob("*.md")}
-    recorded_names = {study.name for study, _ in found} | set(blocks)
-    sections, written, others = _sections(), [], []
-    for study, record in found:
-        paths, texts = _write_study(study, record, folder)
-        written += paths
-        if STUDIES.get(study.name) is study:
-            blocks = texts | blocks  # of two blocks of one name the first study's
-        if STUDIES.get(study.name) is not study or study.name not in " ".join(sections).split():
-            others.append(_section(study, texts, [path.relative_to(folder) for path in paths]))
-    told = [text for needs, text in sections.items() if set(needs.split()) <= recorded_names]
-    report = "\n\n".join([Template(text).substitute(blocks) for text in told] + others)
-    written.append(write_text(folder / "REPORT.md", report + "\n"))
-    return written if readme is None else [*written, rewrite_blocks(readme, blocks)]
+    said = {name: one.texts | _markdown(one) for name, one in found.items()}
+    frozen = {path.stem: path.read_text(encoding="utf-8").strip() for path in Path(runs_dir).glob("*.md")}
+    template = words.templates().get_template("report.md")
+    text = template.render(said, said=said, told=found, frozen=frozen)
+    text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    written = []
+    for name, one in found.items():
+        shown = {key: draw for key, draw in one.figures.items() if f"]({name}/{key}.png)" in text}
+        written += write(one._replace(figures=shown), folder / name)
+    written.append(write_text(folder / "REPORT.md", text))
+    return written if readme is None else [*written, rewrite_blocks(readme, blocks(said))]
 
 
-def write_comparison(runs: Sequence[Run], folder: str | Path, tuning: Sequence[Run] = ()) -> list[Path]:
-    """Writes figures, tables and the verdict of ``runs``, one data set's, into ``folder``; returns the paths.
+def _markdown(one: Told) -> dict[str, str]:
+    return {name: markdown(frame) for name, frame in one.tables.items()}
 
-    ``tuning``: the runs that their learning rates were chosen by, where they were.
+
+def blocks(said: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """The texts and tables that a README may show, by the names of their blocks, "study.what"."""
+    return {f"{study}.{what}": text for study, known in said.items() for what, text in known.items()}
+
+
+def write_comparison(
+    found: pd.DataFrame, folder: str | Path, tuning: pd.DataFrame, margin: float = MARGIN
+) -> list[Path]:
+    """Writes the figures, tables and verdict of one comparison into ``folder``, from its ``records.table``
+    and that of the runs that chose its rates; returns the paths. ``margin``: as for ``words.verdict``.
     """
-    return _write_study(Comparison(""), (tuning, runs), Path(folder))[0]
+    folder = Path(folder)
+    verdict = write_text(folder / "verdict.md", words.verdict(found, margin) + "\n")
+    return [*write(studies.compared(Study(""), found, tuning), folder), verdict]
 
 
-def rewrite_blocks(path: str | Path, blocks: dict[str, str]) -> Path:
-    """Puts the texts of ``blocks`` between ``<!-- name: begin -->`` and ``<!-- name: end -->`` wherever the
-    file has such a block; blocks of other names stay. Written whole or not at all.
+def write(told: Told, folder: Path) -> list[Path]:
+    """Writes the figures and tables of ``told`` into ``folder``; returns their paths."""
+    paths = []
+    for name, draw in told.figures.items():
+        figure = draw()
+        paths.append(save_figure(figure, folder / f"{name}.png"))
+        plt.close(figure)  # so that a notebook does not show it once more
+    for name, frame in told.tables.items():
+        paths.append(write_text(folder / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n")))
+    return paths
+
+
+def rewrite_blocks(path: str | Path, texts: Mapping[str, str]) -> Path:
+    """Puts ``texts`` between ``<!-- name: begin -->`` and ``<!-- name: end -->`` wherever the file has a
+    block of that name; other blocks stay. Written whole or not at all.
     """
-    path = Path(path)
-    with read_errors(path):
-        text = path.read_text(encoding="utf-8")
+    text = Path(path).read_text(encoding="utf-8")
 
     def fill(block: re.Match) -> str:
-        begin, name, old, end = block.groups()
-        return f"{begin}\n{blocks[name]}\n{end}" if name in blocks else block[0]
+        begin, name, _, end = block.groups()
+        return f"{begin}\n{texts[name]}\n{end}" if name in texts else block[0]
 
     block = r"(<!-- (\S+): begin -->)(.*?)(<!-- \2: end -->)"
     return write_text(path, re.sub(block, fill, text, flags=re.DOTALL))
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Writes ``figure`` to ``path``, PNG or, for photos, JPEG, and beside a PNG as SVG, each whole or not at
+    """Writes ``figure`` to ``path``, in the format of its suffix (.png, .svg, .jpg, .pdf), whole or not at
     all, the same bytes each time; returns ``path``.
     """
     path = Path(path)
-    untold = {".png": {"Software": None}, ".svg": {"Creator": None, "Date": None}, ".jpg": None}
-    for one in [path, path.with_suffix(".svg")] if path.suffix == ".png" else [path]:
-        options = {"format": one.suffix[1:], "metadata": untold[one.suffix]}
-        with atomic_write(one) as unfinished:
-            figure.savefig(unfinished, dpi=160, **options)
+    untold = {".png": {"Software": None}, ".svg": {"Creator": None, "Date": None}}
+    options = {"format": path.suffix[1:], "metadata": untold.get(path.suffix), "dpi": 160}
+    with atomic_write(path) as unfinished:
+        figure.savefig(unfinished, **options)
     return path
 
 
@@ -98,44 +113,3 @@ def inline(figure: Figure, alt: str, kind: str = "png") -> tuple[dict[str, str],
     (picture if kind == "jpeg" else picture.quantize(16)).save(packed, kind, optimize=True, quality=35)
     content = base64.b64encode(packed.getvalue()).decode()
     return {f"image/{kind}": content}, {f"image/{kind}": {"width": picture.width // 2, "alt": alt}}
-
-
-def save_table(frame: pd.DataFrame, stem: str | Path) -> list[Path]:
-    """Writes ``frame`` as a reader sees it to ``stem``.csv and ``stem``.md; returns their paths."""
-    csv = words.table(frame).to_csv(index=False, lineterminator="\n")
-    texts = {".csv": csv, ".md": words.markdown(frame) + "\n"}
-    return [write_text(f"{stem}{suffix}", text) for suffix, text in texts.items()]
-
-
-def _write_study(study: Study, record: Any, folder: Path) -> tuple[list[Path], dict[str, str]]:
-    """Writes its files, of a comparison into a folder of its own; and gives its tables, in Markdown, and
-    sentences by name.
-    """
-    folder = folder / study.name if isinstance(study, Comparison) else folder
-    paths, frames, texts = [], study.tables(record), study.texts(record)
-    for name, figure in study.figures(record).items():
-        picture = save_figure(figure, folder / f"{name}.png")
-        paths += [picture, picture.with_suffix(".svg")]
-        plt.close(figure)  # so that a notebook does not show it once more
-    for name, frame in frames.items():
-        paths += save_table(frame, folder / name)
-    if "verdict" in texts:
-        paths.append(write_text(folder / "verdict.md", texts["verdict"] + "\n"))
-    return paths, texts | {name: words.markdown(frame) for name, frame in frames.items()}
-
-
-def _sections() -> dict[str, str]:
-    """The sections of the report's template by what each needs: names of studies and measurements."""
-    text = TEMPLATE.read_text(encoding="utf-8")
-    return {
-        needs: body.strip() for needs, body in re.findall(r"<!-- (.*?) -->\n(.*?)(?=<!-- |\Z)", text, re.S)
-    }
-
-
-def _section(study: Study, texts: dict[str, str], paths: Sequence[Path]) -> str:
-    """What the report says of a study that its template does not know."""
-    kind = "Сравнение" if isinstance(study, Comparison) else "Опыт"
-    pictures = [f"![{path.stem}]({path.as_posix()})" for path in paths if path.suffix == ".png"]
-    again = ("epochs-", "verdict_brief")  # too long for a report, and said at length beside it
-    shown = [text for name, text in texts.items() if text and not name.startswith(again)]
-    return "\n\n".join([f"## {kind} «{study.name}»", *pictures, *shown])

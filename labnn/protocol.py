@@ -1,0 +1,202 @@
+"""How optimizers are compared: learning rates tuned on validation, then paired runs with the best ones.
+
+The protocol is that of Schneider et al. (DeepOBS, 2019, arXiv 1903.05499) and Schmidt et al. (2021, arXiv
+2007.01547): every optimizer is tuned with the same budget, the best setting is repeated with several seeds,
+the test part is looked at once.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import islice
+from math import comb
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from labnn.batches import growing
+from labnn.data import CarsData
+from labnn.experiment import Run, decode, make_batches
+from labnn.kit.errors import LabError, check
+from labnn.kit.progress import clock, say
+from labnn.report import records
+from labnn.report.statistics import MARGIN, pairs_needed
+from labnn.runner import run_all
+from labnn.settings import Experiment, check_names, make_model, make_optimizer
+from labnn.train import evaluate, train_epoch
+
+# Two points in each power of ten.
+GRID = (1e-4, 3.2e-4, 1e-3, 3.2e-3, 1e-2, 3.2e-2, 1e-1)
+
+
+# What a protocol sets itself.
+_OWN = {"optimizer", "lr", "seed"}
+
+
+def experiment_of(settings: dict[str, Any]) -> Experiment:
+    """The ``base`` of a protocol, from settings by their names. Raises ``LabError`` for a name that is none,
+    and for those that the protocol sets itself.
+    """
+    names = {one.name for one in fields(Experiment)} - _OWN
+    if unknown := set(settings) - names:
+        found = f"Настройки сравнения не бывает: {', '.join(map(str, unknown))}"
+        own = "оптимизаторы, скорости и зёрна задаются отдельно"
+        raise LabError(f"{found}; возможны {', '.join(sorted(names))}, а {own}.")
+    return Experiment(**settings)
+
+
+class Cost(NamedTuple):
+    """How many trainings, the seconds of each with its share of the threads, and how many run at once."""
+
+    trainings: int
+    seconds: float
+    processes: int
+
+    def __str__(self) -> str:
+        total = self.seconds * -(-self.trainings // self.processes)
+        return (
+            f"Обучений: {self.trainings}, каждое около {clock(self.seconds)}, "
+            f"одновременно: {self.processes}; всего около {clock(total)}."
+        )
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Compares ``optimizers`` on ``base``, whose own optimizer, rate, decay and seed do not matter.
+
+    Each optimizer trains with every learning rate of ``grid`` on the training part without its validation
+    share, where its accuracy chooses the rate; then with that rate and every one of ``seeds`` seeds on the
+    whole training part. Runs that share a seed share the initial weights, the order of the batches and their
+    augmentation: they are pairs. ``weight_decay`` is for all, or ``None``: for each what is usual with it.
+    ``margin``, a share, is what accuracies must differ by to matter to whoever has to choose an optimizer:
+    1.5 points are what another seed alone moves a run by. It is set here, before the runs, since a margin
+    chosen after them proves nothing.
+    Raises ``LabError`` for a protocol that could compare nothing.
+    """
+
+    base: Experiment
+    optimizers: tuple[str, ...] = ("amsgrad", "adam")
+    grid: tuple[float, ...] = GRID
+    seeds: int = 6  # the fewest that can prove a difference of two optimizers (``pairs_needed``)
+    weight_decay: float | None = None
+    margin: float = MARGIN
+
+    def __post_init__(self):
+        for name in self.optimizers:
+            check_names(replace(self.base, optimizer=name))
+        if len(set(self.optimizers)) != len(self.optimizers) or len(self.optimizers) < 2:
+            names = ", ".join(self.optimizers)
+            raise LabError(f"Сравнивать нечего: оптимизаторы {names}; назовите два разных или больше.")
+        check("seeds", self.seeds, int, 1, 10**6)
+        check("margin", self.margin, float, 0, 1)
+        if not self.grid or len(set(self.grid)) < len(self.grid):
+            way_out = "задайте одну или больше, все разные"
+            raise LabError(f"Сетка скоростей обучения {list(self.grid)} не годится: {way_out}.")
+        for lr in self.grid:
+            self._experiment(self.optimizers[0], lr, 0)  # refuses what no training can have
+
+    def tuning(self) -> list[Experiment]:
+        """A run for every rate and optimizer, from the middle of the grid outwards: the first say most."""
+        outwards = sorted(self.grid, key=lambda lr: abs(np.log(lr / np.median(self.grid))))
+        return [self._experiment(name, lr, 0) for lr in outwards for name in self.optimizers]
+
+    def finals(self, rates: dict[str, float]) -> list[Experiment]:
+        """A run for every seed and optimizer, pair by pair."""
+        seeds = range(self.seeds)
+        return [self._experiment(name, rates[name], seed) for seed in seeds for name in self.optimizers]
+
+    def _experiment(self, optimizer: str, lr: float, seed: int) -> Experiment:
+        return replace(self.base, optimizer=optimizer, lr=lr, seed=seed, weight_decay=self.weight_decay)
+
+    def warning(self) -> str:
+        """A sentence where so few seeds can prove no difference, whatever comes out; else nothing.
+
+        The sign flips of n pairs have no p below 2 / 2^n, and of several pairs of optimizers each is asked
+        for its share of 0.05 (Bonferroni).
+        """
+        compared = comb(len(self.optimizers), 2)
+        needed = pairs_needed(1 - 0.05 / compared)
+        if self.seeds >= needed:
+            return ""
+        return (
+            f"При стольких зёрнах ({self.seeds}) никакая разница не будет доказана: "
+            f"для оптимизаторов числом {len(self.optimizers)} нужно не меньше {needed} зёрен."
+        )
+
+    def cost(
+        self, data: CarsData, cache_dir: str | Path, *, device: str | torch.device = "cpu", processes: int = 1
+    ) -> Cost:
+        """What all trainings will take, foretold from a few steps of one with the CPU's threads that one of
+        ``processes`` has.
+        """
+        threads = torch.get_num_threads()
+        torch.set_num_threads(max(threads // processes, 1))
+        try:
+            seconds = _training_seconds(self.tuning()[0], data, cache_dir, device)
+        finally:
+            torch.set_num_threads(threads)
+        return Cost(len(self.tuning()) + self.seeds * len(self.optimizers), seconds, processes)
+
+    def tune(self, data: CarsData, runs_dir: str | Path, **options: Any) -> list[Run]:
+        """Trains or reads the tuning runs, in ``runs_dir``/tuning; ``options`` are those of ``run_all``.
+
+        Says first where nothing could be concluded (``warning``). Rates that diverge are left out. Raises
+        ``LabError`` if an optimizer diverges with all.
+        """
+        if warning := self.warning():
+            say(warning)
+        options = {"title": "Подбор скорости", "skip_diverged": True} | options
+        runs = run_all(self.tuning(), data.validation(), Path(runs_dir) / "tuning", **options)
+        if lost := set(self.optimizers) - {run.experiment.optimizer for run in runs}:
+            names = ", ".join(sorted(lost))
+            raise LabError(f"Обучение расходится со всеми скоростями сетки ({names}): добавьте меньшие.")
+        return runs
+
+    def compare(
+        self, tuning: Sequence[Run], data: CarsData, runs_dir: str | Path, **options: Any
+    ) -> list[Run]:
+        """Then the final runs, in ``runs_dir``/final, with the rates that were best in ``tuning``; those that
+        diverge are told and left out. Raises ``LabError`` where fewer than two optimizers are left.
+        """
+        rates = records.best_rates(records.table(tuning))
+        options = {"title": "Итоговые прогоны", "skip_diverged": True} | options
+        runs = run_all(self.finals(rates), data, Path(runs_dir) / "final", **options)
+        if len({run.experiment.optimizer for run in runs}) < 2:
+            tried = ", ".join(f"{name} {lr:g}" for name, lr in rates.items())
+            found = f"Итоговые прогоны расходятся со скоростями, выбранными на проверочной части ({tried})"
+            raise LabError(f"{found}, сравнивать нечего: оставьте в сетке меньшие.")
+        return runs
+
+
+def _training_seconds(
+    experiment: Experiment, data: CarsData, cache_dir: str | Path, device: str | torch.device
+) -> float:
+    """Seconds of one training with its tests: steps are measured at the smallest and the largest side of its
+    growing pictures, between them the time of a step grows as their area; each after a warm-up.
+    """
+    photos = decode(experiment, data, cache_dir)
+    train, test = make_batches(experiment, photos, device)
+    model = make_model(experiment, photos.classes, device)
+    optimizer, _ = make_optimizer(experiment, model, experiment.epochs * len(train))
+
+    def step(epoch: int) -> float:
+        for count in (1, 4):  # the first warms up
+            train.set_epoch(epoch)
+            steps, figures = train_epoch(model, optimizer, islice(train, count))
+        return figures["seconds"] / steps
+
+    def tested() -> float:
+        start = time.perf_counter()
+        evaluate(model, islice(test, 1), mirror=experiment.mirror_test)
+        return time.perf_counter() - start
+
+    side = growing(experiment.start_size or experiment.image_size, experiment.image_size, experiment.epochs)
+    areas = np.array([side(epoch) ** 2 for epoch in range(experiment.epochs)])
+    smallest, largest = step(0), step(experiment.epochs - 1)
+    grown = (areas - areas[0]) / max(areas[-1] - areas[0], 1)
+    training = len(train) * (smallest + (largest - smallest) * grown).sum()
+    tests = experiment.epochs // experiment.test_every + 2  # after the first epoch, and at the end once more
+    tested()
+    return float(training + tests * len(test) * tested())
