@@ -10,7 +10,7 @@ import torch
 
 from labnn import Experiment, LabError, open_dataset, run_or_load
 
-EXPERIMENT = Experiment(epochs=16, image_size=32, batch_size=8, ema_decay=0.9, mirror_test=False)
+EXPERIMENT = Experiment(epochs=10, image_size=32, batch_size=8, ema_decay=0.9, mirror_test=False)
 SHORT = replace(EXPERIMENT, epochs=3)
 ENDLESS = replace(EXPERIMENT, epochs=3000)
 
