@@ -188,6 +188,46 @@ def plot_changes(parts: Sequence[pd.DataFrame]) -> Figure:
     return _finished(figure, below=True)
 
 
+def plot_hero(
+    cars: Sequence[tuple[np.ndarray, str]], climb: Sequence[pd.DataFrame], known: Sequence[pd.DataFrame]
+) -> Figure:
+    """What the whole work came to: pictures ``(h, w, 3)`` of cars with the network's answers; the accuracy
+    of the named ``climb``, from the original to the best; and every answer of ``known`` with its interval
+    around zero.
+    """
+    figure = plt.figure(figsize=(1.4 * WIDTH, 5.6))
+    above, below = figure.subfigures(2, 1, height_ratios=[1, 2.6])
+    for ax, (picture, answer) in zip(
+        above.subplots(1, max(len(cars), 1), squeeze=False)[0], cars, strict=False
+    ):
+        ax.imshow(picture)
+        ax.set_title(answer, fontsize="small")
+    for ax in above.axes:
+        ax.axis("off")
+    left, right = below.subplots(1, 2)
+    values = [100 * part["test_accuracy"].mean() for part in climb]
+    bars = left.barh([part["change"].iloc[0] for part in climb], values, color="0.6", height=0.55)
+    left.bar_label(bars, [f"{number(value, 1 if value > 1 else 2)} %" for value in values], padding=4)
+    left.invert_yaxis()
+    left.set(xlim=(0, 112), xlabel="точность на тесте, %")
+    left.set_title("SqueezeNet с нуля, 196 моделей", fontsize="medium")
+    for place, paired in enumerate(known):
+        gap = paired["gap"].iloc[0]
+        winner = method(paired[f"optimizer_{'first' if gap.mean > 0 else 'second'}"].iloc[0])
+        ends = 100 * np.array([[gap.mean - gap.low], [gap.high - gap.mean]])
+        right.errorbar(100 * gap.mean, place, xerr=ends, fmt="o", color=winner.color, capsize=5)
+    right.axvline(0, color="black", linewidth=0.8)
+    names = [paired["condition"].iloc[0].replace(", ", ",\n") for paired in known]
+    right.set_yticks(range(len(known)), names)
+    widest = 1.3 * max(abs(bound) for bound in right.get_xlim())
+    right.set(xlim=(-widest, widest), ylim=(len(known) - 0.5, -0.5))
+    right.set_title("AMSGrad − Adam, п. п. точности", fontsize="medium")
+    right.set_xlabel("точнее Adam  ←   →  точнее AMSGrad")
+    left.grid(False)
+    right.grid(axis="y", visible=False)
+    return _finished(figure)
+
+
 def show_images(
     dataset: CarModelsDataset, class_names: Sequence[str], columns: int = 5, rows: int = 2
 ) -> Figure:

@@ -1,15 +1,17 @@
 """Studies: what each trains stands in a study.toml beside its records; what its kind shows of it, here."""
 
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from labnn.data import open_dataset
 from labnn.experiment import Run, load_runs
 from labnn.kit.errors import LabError
 from labnn.report import plots, records, tables, words
@@ -20,14 +22,15 @@ RUNS = Path(__file__).parents[2] / "data" / "runs"
 
 
 class Told(NamedTuple):
-    """What is shown of a study: tables and sentences by name, figures that are drawn when called, and its
-    ``tables.answer`` to the question of all.
+    """What is shown of a study: tables and sentences by name, figures that are drawn when called, its
+    ``tables.answer`` to the question of all, and of a ladder its rungs.
     """
 
     tables: dict[str, pd.DataFrame]
     texts: dict[str, str]
     figures: dict[str, Callable[[], Figure]] = {}
     answer: pd.DataFrame | None = None
+    climb: Sequence[pd.DataFrame] = ()
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,7 @@ def ladder(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told:
     if len(climb) == len(study.titles):
         climb = [part.assign(change=title) for part, title in zip(climb, study.titles, strict=True)]
     shown = {"table": tables.ladder(pd.concat(climb)), "headline": tables.headline(found)}
-    return Told(shown, {}, {"figure": partial(plots.plot_changes, climb)})
+    return Told(shown, {}, {"figure": partial(plots.plot_changes, climb)}, climb=climb)
 
 
 def cells(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told:
@@ -213,9 +216,26 @@ def answers(asked: Mapping[str, Study], known: Mapping[str, Told | None]) -> Tol
         for name, study in asked.items()
         if study.role == "main" and ready.get(name, 0) < study.seeds
     ]
+    decided = [paired for paired in rows if paired["gap"].iloc[0] is not None]
+    figures = {}
+    if decided and known.get("ladder"):
+        figures["hero"] = partial(plots.plot_hero, _cars(), known["ladder"].climb, decided)
     shown = tables.answers(rows)
     short = shown[["Условие", "Разность, п. п. [95 %]", "Скорость подобрана"]]
-    return Told({"table": shown, "short": short}, {"sentence": words.answers(rows, waiting)})
+    return Told({"table": shown, "short": short}, {"sentence": words.answers(rows, waiting)}, figures)
+
+
+def _cars(count: int = 6) -> list[tuple[np.ndarray, str]]:
+    """Drawn cars of the embedded set with what the network that comes with the project answered, one a
+    class.
+    """
+    folder = RUNS.with_name("minicars_network")
+    if not folder.is_dir():  # the module alone is installed
+        return []
+    answers, names = Run.load(folder).predictions, (folder / "classes.txt").read_text("utf-8").splitlines()
+    photos = open_dataset(RUNS.with_name("minicars")).test
+    places = answers.drop_duplicates("label").index[:count]
+    return [(np.asarray(photos.image(place)), names[answers["prediction"][place]]) for place in places]
 
 
 def signal(runs_dir: str | Path) -> Told | None:
