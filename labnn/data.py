@@ -124,7 +124,7 @@ def open_dataset(
     ``CarModelsDataset`` does, and where there is no data set.
     """
     with explained(f"Набор {root} не открыт", "задайте путь к папке набора и проверьте файлы в ней"):
-        *listings, class_names = find_dataset(Path(root))
+        *listings, class_names = find_dataset(Path(root).expanduser())
         options = {"crop_to_box": crop_to_box, "missing": missing}
         train, test = (CarModelsDataset.of(listing, transform, **options) for listing in listings)
     if crop_to_box and not train.crop_to_box:

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
@@ -104,7 +105,8 @@ class Run:
                 history = pd.DataFrame({name: [*map(_value, cells)] for name, *cells in columns})
             answers, own = pd.read_csv(folder / "predictions.csv"), record.get("definitions", {})
             run = cls(Experiment(**settings), data, history, answers, record["environment"], own)
-            last, right = history[HISTORY_COLUMNS].iloc[-1], (answers["label"] == answers["prediction"]).sum()
+            right = (answers["label"] == answers["prediction"]).sum()
+            last = history[HISTORY_COLUMNS].astype(float).iloc[-1]  # a spreadsheet may have left words
             fits = history["epoch"].tolist() == list(range(1, run.experiment.epochs + 1))
             fits &= all(last[name] == final[name] for name in FIGURES) and len(answers) == data["test"]
             # Machines round otherwise, so that an answer or two may differ from the test after the last
@@ -157,8 +159,11 @@ class Order(NamedTuple):
         """Where in ``runs_dir`` the run is recorded, or will be; older records' names know no content of
         photos.
         """
-        older = Path(runs_dir) / self._replace(data=self.data | {"content": ""}).name
-        return older if older.exists() else Path(runs_dir) / self.name
+        older = Path(runs_dir).expanduser() / self._replace(data=self.data | {"content": ""}).name
+        return older if older.exists() else older.with_name(self.name)
+
+
+_say_once = cache(say)
 
 
 def describe(data: CarsData) -> dict:
@@ -169,7 +174,10 @@ def describe(data: CarsData) -> dict:
     for part in (data.train, data.test):
         files = [(path.name, path.stat().st_size) for path in part.paths]
         listed.append([files, part.labels.tolist(), part.boxes.tolist() if part.crop_to_box else None])
-    content = hashlib.sha256(b"".join(map(digest, data.train.paths + data.test.paths)))
+    photos = [[digest(path) for path in part.paths] for part in (data.train, data.test)]
+    content = hashlib.sha256(b"".join(photos[0] + photos[1]))
+    if twice := sum(map(set(photos[0]).__contains__, photos[1])):
+        _say_once(f"Среди тестовых снимков {data.name} есть и обучающие: {twice} из {len(data.test)}.")
     about = {"name": data.name, "fingerprint": hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]}
     about |= {"content": content.hexdigest()[:16], "train": len(data.train), "test": len(data.test)}
     about |= {"classes": len(data.class_names), "crop_to_box": data.train.crop_to_box}
@@ -189,7 +197,7 @@ def load_runs(runs_dir: str | Path) -> list[Run]:
     """
     runs = []
     for path in sorted(
-        Path(runs_dir).glob("[!.]*/run.json")
+        Path(runs_dir).expanduser().glob("[!.]*/run.json")
     ):  # a folder's own order is another on every disk
         run = Run.load(path.parent)
         if _is_named(run, path.parent):
@@ -247,7 +255,7 @@ def train_once(
     folder = asked.folder(runs_dir)
     if not folder.exists():
         check_names(asked.experiment)
-        checkpoint = Path(cache_dir) / f"{folder.name}.checkpoint"
+        checkpoint = Path(cache_dir).expanduser() / f"{folder.name}.checkpoint"
         with exclusive(checkpoint):
             if not folder.exists():  # nobody has trained it meanwhile
                 device = usable_device(device)

@@ -3,6 +3,7 @@
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -191,6 +192,9 @@ def _class_folders(base: Path) -> tuple[Listing, Listing, list[str]] | None:
     classes = [[_class_of(name, spelled) for name in names] for names in photos]
     known = set(classes[0])
     class_names = [name for name in official if name in known] + sorted(known.difference(official))
+    spellings = Counter(name.strip().casefold() for name in class_names)
+    if alike := [name for name in class_names if spellings[name.strip().casefold()] > 1]:
+        say(f"Внимание: имена классов различаются только регистром или пробелом: {_few(alike)}.")
     if len(known) == 1:
         way_out = "положите туда хотя бы две папки классов"
         raise LabError(f"В папке {folders[0]} только один класс, {class_names[0]}: {way_out}.")

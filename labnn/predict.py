@@ -54,7 +54,7 @@ def open_network(
     """
     run, folder = Run.load(run_dir), Path(run_dir)
     names = _class_names(run, folder, data_root)
-    places = [*folder.glob("*.pt"), *Path(cache_dir).glob(f"{run.name}*.pt")]
+    places = [*folder.glob("*.pt"), *Path(cache_dir).expanduser().glob(f"{run.name}*.pt")]
     weights = weights or next(iter(places), None)
     if weights is None:
         way_out = f"укажите --weights или --cache, папку с файлом {run.name}.pt"

@@ -62,7 +62,8 @@ def run_all(
     processes = usual_processes(devices) if processes is None else processes
     check("processes", processes, int, 1, 1024)
     tally, runs = _Tally(once, title), {}
-    places = {"runs_dir": Path(runs_dir).resolve(), "cache_dir": Path(cache_dir).resolve()}
+    folders = {"runs_dir": runs_dir, "cache_dir": cache_dir}
+    places = {name: Path(folder).expanduser().resolve() for name, folder in folders.items()}
     alone = (processes == 1 and not cluster) or not left
     try:
         with ExitStack() as stack:

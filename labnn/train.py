@@ -83,7 +83,7 @@ def train_test(
     its cause PyTorch's error, and ``Diverged`` when the loss of an epoch is no number.
     """
     check("epochs", epochs, int, 1, 10**6)
-    _look_at(model, optimizer, scheduler, epochs, train_loader)
+    _look_at(model, criterion, optimizer, scheduler, epochs, train_loader)
     precision = precision or fast_precision(device_of(model))
     scaler = gradient_scaler(model, optimizer, precision)
     averaged = None
@@ -91,7 +91,7 @@ def train_test(
         averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True)
     tested = averaged.module if averaged else model
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "averaged": averaged}
-    parts |= {"scaler": scaler if scaler.is_enabled() else None}
+    parts |= {"scaler": scaler, "criterion": criterion if isinstance(criterion, nn.Module) else None}
     about = describe_training(parts, criterion, ema_decay, (train_loader, test_loader))
     saved = Checkpoint(checkpoint, parts, (train_loader, test_loader), about, precision)
     rows = saved.load(epochs)
@@ -158,7 +158,7 @@ def train_epoch(
 
 
 @explained()
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: what a network caches in a test, it may train with afterwards
 def evaluate(
     model: nn.Module, loader: Loader, *, mirror: bool = False, precision: str | None = None
 ) -> Evaluation:
@@ -219,20 +219,21 @@ def _on_device(loader: Loader, device: torch.device) -> Iterable[tuple[Tensor, T
         yield sent(images, device), sent(labels, device)
 
 
-def _look_at(model, optimizer, scheduler, epochs: int, loader: Loader) -> None:
+def _look_at(model, criterion, optimizer, scheduler, epochs: int, loader: Loader) -> None:
     """Tells what PyTorch would train on in silence: parts of different trainings, weights that nothing
     changes.
     """
     held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
-    learned = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    left = [name for name, weight in learned.items() if id(weight) not in held]
+    parts = [part for part in (model, criterion) if isinstance(part, nn.Module)]
+    learned = [one for part in parts for one in part.named_parameters() if one[1].requires_grad]
+    left = [name for name, weight in learned if id(weight) not in held]
     if len(left) == len(learned):
-        raise LabError("Оптимизатор не держит ни одного веса этой сети: создайте его от model.parameters().")
+        raise LabError("У оптимизатора нет ни одного незамороженного веса этой сети: дайте ему такие веса.")
     if left:
         say(f"Внимание: оптимизатор не меняет веса {', '.join(left[:3])} (всего таких {len(left)}).")
     if scheduler is None:
         return
-    if getattr(scheduler, "optimizer", optimizer) is not optimizer:
+    if getattr(scheduler, "optimizer", optimizer).param_groups is not optimizer.param_groups:
         raise LabError("Расписание создано для другого оптимизатора: создайте его заново для этого.")
     batches = length(loader)
     if batches is None or getattr(scheduler, "total_steps", None) != epochs * batches:

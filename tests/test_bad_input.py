@@ -241,6 +241,11 @@ def test_over_8_bits_a_colour_are_refused_instead_of_cut_off_to_white(dtype, suf
         read_picture(path)
 
 
+def test_a_photo_that_the_disk_does_not_give_is_not_called_broken(tmp_path):
+    with pytest.raises(LabError, match="x.jpg не читается .*проверьте путь, диск"):
+        read_picture(tmp_path / "x.jpg")
+
+
 def test_photo_is_turned_as_its_exif_says(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: show it a quarter clockwise

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from test_train import LABELS, PICTURES, interrupt_after, loader, network, quiet, train
+from test_train import LABELS, PICTURES, Scaled, interrupt_after, loader, network, quiet, train
 from torch import nn
 from torch.optim import SGD, Adam, lr_scheduler
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Subset, TensorDataset
 
 from labnn import LabError, SqueezeNet
 
@@ -61,6 +61,17 @@ def own() -> torch.Generator:
     return torch.Generator().manual_seed(7)
 
 
+class Noisy(TensorDataset):
+    """Noise from a generator of its own."""
+
+    def __init__(self):
+        super().__init__(PICTURES, LABELS)
+        self.generator = own()
+
+    def __getitem__(self, index):
+        return PICTURES[index] + torch.randn(1, generator=self.generator), LABELS[index]
+
+
 DATA = TensorDataset(PICTURES, LABELS)
 RANDOM = {
     "the loader's generator": lambda: DataLoader(DATA, 4, shuffle=True, generator=own()),
@@ -68,6 +79,7 @@ RANDOM = {
     "of own batches": lambda: DataLoader(
         DATA, batch_sampler=BatchSampler(RandomSampler(DATA, generator=own()), 4, False)
     ),
+    "of a data set in a part": lambda: DataLoader(Subset(Noisy(), range(12)), 4),
     "Python's": lambda: DataLoader(Drawn(random.random), 4),
     "numpy's": lambda: DataLoader(Drawn(np.random.rand), 4),
 }
@@ -79,6 +91,16 @@ def test_random_numbers_go_on_where_they_were(name, tmp_path):
         random.seed(0)
         np.random.seed(0)
         return train(train_loader=RANDOM[name](), epochs=4, checkpoint=checkpoint, progress=progress)
+
+    assert_resumed_is_whole(go, tmp_path)
+
+
+def test_loss_that_learns_goes_on_where_it_was(tmp_path):
+    def go(checkpoint, progress):
+        loss = Scaled()
+        both = lambda model: SGD([*model.parameters(), *loss.parameters()], 0.5)  # noqa: E731
+        places = {"checkpoint": checkpoint, "progress": progress}
+        return train(optimizer=both, criterion=loss, epochs=4, **places)
 
     assert_resumed_is_whole(go, tmp_path)
 
@@ -118,6 +140,13 @@ def test_checkpoint_of_another_training_is_refused_with_what_differs(case, tmp_p
     changes, word = OTHERS[case]
     with pytest.raises(LabError, match=f"не подходит к этому обучению \\({word}: было .*, стало "):
         train(checkpoint=tmp_path / "c", epochs=4, **changes)
+
+
+def test_of_another_network_the_first_line_that_differs_is_told(tmp_path):
+    train(SqueezeNet(10), checkpoint=tmp_path / "c")
+    with pytest.raises(LabError, match=r"\(сеть: было .*p=0.5.*, стало .*p=0.2.*\): ") as told:
+        train(SqueezeNet(10, dropout=0.2), checkpoint=tmp_path / "c")
+    assert len(str(told.value).replace(str(tmp_path), "")) < 250
 
 
 def test_more_epochs_than_asked_for_and_a_longer_schedule_are_told(tmp_path):

@@ -77,6 +77,16 @@ def test_interrupted_run_leaves_no_record_and_goes_on(run_small, tmp_path):
     assert not list((tmp_path / "cache").glob("*checkpoint*"))
 
 
+def test_records_of_the_home_folder_are_there_and_not_in_one_called_by_a_tilde(
+    tiny_root, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    run = run_or_load(SMALL, open_dataset(tiny_root), "~/runs", cache_dir="~/cache", progress=quiet)
+    assert [one.name for one in load_runs("~/runs")] == [run.name]
+    assert (tmp_path / "home" / "runs" / run.name).exists() and not (tmp_path / "~").exists()
+
+
 def test_run_name_follows_every_setting_and_the_photos(tiny_root):
     data = open_dataset(tiny_root)
     names = {order(replace(SMALL, **one), data).name for one in ({}, {"lr": 1e-3}, {"dropout": 0.5})}
@@ -141,6 +151,13 @@ def cut_history(folder):
     (folder / "history.csv").write_text("".join(lines[:-1]), encoding="utf-8")
 
 
+def saved_by_a_spreadsheet(folder):
+    """Which takes 5.25 for a date."""
+    lines = (folder / "history.csv").read_text(encoding="utf-8").splitlines()
+    lines[1] = ",".join("май.25" if place == 3 else cell for place, cell in enumerate(lines[1].split(",")))
+    (folder / "history.csv").write_text("\n".join(lines), encoding="utf-8")
+
+
 def cut_answers(folder):
     lines = (folder / "predictions.csv").read_text(encoding="utf-8").splitlines(keepends=True)
     (folder / "predictions.csv").write_text("".join(lines[:-1]), encoding="utf-8")
@@ -152,7 +169,9 @@ def newer_version(folder):
     (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
 
 
-@pytest.mark.parametrize("damage", [damaged_history, cut_history, cut_answers, newer_version])
+@pytest.mark.parametrize(
+    "damage", [damaged_history, cut_history, saved_by_a_spreadsheet, cut_answers, newer_version]
+)
 def test_record_that_is_broken_or_newer_is_named_and_kept(damage, run_small, tmp_path):
     run_small()
     (folder,) = (tmp_path / "runs").iterdir()

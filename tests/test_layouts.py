@@ -3,6 +3,7 @@
 import os
 import shutil
 import unicodedata
+import zlib
 
 import numpy as np
 import pytest
@@ -74,7 +75,7 @@ def test_the_same_photos_labels_and_boxes_come_out_of_every_layout(arrange, tiny
 def paint(path):
     """A small picture of a colour of its own at ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (8, 6), tuple(os.fsencode(path.name)[-3:])).save(path, "PNG")
+    Image.new("RGB", (8, 6), tuple(zlib.crc32(os.fsencode(path)).to_bytes(4, "big")[1:])).save(path, "PNG")
 
 
 def paint_set(root, classes=("buggy", "sedan", "truck"), parts=("train", "test")):
@@ -189,6 +190,24 @@ def test_one_name_composed_in_two_ways_is_one_class(tmp_path):
     paint_set(tmp_path, [unicodedata.normalize("NFD", "трамвай"), "авто"], parts=["test"])
     data = open_dataset(tmp_path)
     assert data.class_names == ["авто", "трамвай"] and data.test.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_class_names_that_differ_in_letters_case_or_space_only_are_told(tmp_path, capsys):
+    assert open_dataset(paint_set(tmp_path, ("Cat", "cat ", "dog"))).class_names == ["Cat", "cat ", "dog"]
+    assert "различаются только регистром или пробелом: Cat, cat" in capsys.readouterr().out
+
+
+def test_test_photos_that_are_trained_on_are_told(tmp_path, capsys):
+    root = paint_set(tmp_path / "copied", parts=("train",))
+    shutil.copytree(root / "train", root / "test")
+    describe(open_dataset(root))
+    assert capsys.readouterr().out == "Среди тестовых снимков copied есть и обучающие: 6 из 6.\n"
+
+
+def test_a_set_in_the_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    paint_set(tmp_path / "set")
+    assert len(open_dataset("~/set").train) == 6
 
 
 def test_links_that_form_a_circle_bring_no_photo_twice_which_is_told(tmp_path, capsys):

@@ -211,6 +211,70 @@ def test_optimizer_with_modes_trains_in_one_and_is_tested_in_the_other():
     assert history["test_loss"].tolist() == [pytest.approx(np.log(10), abs=1e-3)] * 3  # zeros were tested
 
 
+class Wrapper:
+    """As apex's LARC: no ``Optimizer``, and so a schedule can be made for the optimizer inside only."""
+
+    def __init__(self, inner):
+        self.inner, self.param_groups, self.zero_grad = inner, inner.param_groups, inner.zero_grad
+        self.state_dict, self.load_state_dict = inner.state_dict, inner.load_state_dict
+
+    def step(self):
+        self.inner.step()
+
+
+def test_wrapper_of_an_optimizer_trains_by_the_schedule_of_what_is_inside(tmp_path):
+    options = {"optimizer": lambda model: Wrapper(SGD(model.parameters(), 0.1)), "checkpoint": tmp_path / "a"}
+    halved = lambda wrapper: lr_scheduler.StepLR(wrapper.inner, 3, 0.5)  # noqa: E731
+    assert train(**options, schedule=halved)["lr"].tolist() == [0.1, 0.05]
+
+
+class Scaled(nn.Module):
+    """A loss that learns a factor, as ArcFace learns its centres."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, logits, labels):
+        return F.cross_entropy(self.factor * logits, labels)
+
+
+def test_weights_of_a_loss_that_no_optimizer_holds_are_told(capsys):
+    train(criterion=Scaled())
+    assert "не меняет веса factor (всего таких 1)" in capsys.readouterr().out
+
+
+class Keeping(nn.Module):
+    """Keeps a tensor of its first look at pictures, as a table of positions is kept."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.kept = network(), None
+
+    def forward(self, images):
+        self.kept = torch.ones(1, 10) if self.kept is None else self.kept
+        return self.net(images) * self.kept
+
+
+def test_network_that_was_tested_first_trains_alike():
+    model = Keeping()
+    evaluate(model, loader())
+    assert train(model)["train_loss"].equals(train()["train_loss"])
+
+
+def test_an_answer_without_weights_can_be_tested():
+    constant = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert evaluate(constant, [(PICTURES, LABELS % 3)]).loss > 0
+
+
+def test_what_workers_that_stay_do_not_learn_is_told(capsys, tmp_path):
+    lasting = DataLoader(handful(), 4, num_workers=1, persistent_workers=True)
+    train(train_loader=lasting, epochs=1)
+    assert capsys.readouterr().out == ""
+    train(train_loader=lasting, epochs=1, checkpoint=tmp_path / "a")
+    assert "С persistent_workers набор не узнает номера эпохи" in capsys.readouterr().out
+
+
 class Viewing(torch.optim.Optimizer):
     """As Muon and AdamP, which view a kernel as a matrix; as A2Grad, without ``lr`` in its groups."""
 
@@ -327,6 +391,13 @@ def fail_as_in_a_worker(index):
         torch._utils.ExceptionWrapper(where="in DataLoader worker process 0").reraise()
 
 
+class Sharp(SGD):
+    """As SAM, which takes two steps."""
+
+    def step(self, closure=None):
+        assert closure is not None, "Sharpness Aware Minimization requires closure, but it was not provided"
+
+
 class Tupled(nn.Module):
     def __init__(self):
         super().__init__()
@@ -381,11 +452,27 @@ MISTAKES = {
     ),
     "optimizer of another network": (
         lambda: train(optimizer=lambda model: Adam(network().parameters())),
-        "не держит ни одного веса",
+        "нет ни одного незамороженного веса",
+    ),
+    "network that is frozen as a whole": (
+        lambda: train(network().requires_grad_(False)),
+        "нет ни одного незамороженного веса",
+    ),
+    "network that cannot be copied for its average": (
+        lambda: train(nn.Sequential(nn.Flatten(), nn.LazyLinear(10)), ema_decay=0.9),
+        "uninitialized parameter.*пропустите через неё один пакет",
+    ),
+    "weights of half precision": (
+        lambda: train(network().half(), precision="float16"),
+        "unscale FP16.*оставьте веса float32",
     ),
     "optimizer that needs a closure": (
         lambda: train(optimizer=lambda model: torch.optim.LBFGS(model.parameters())),
         r"closure.*step\(\) без аргументов",
+    ),
+    "optimizer that asks for a closure": (
+        lambda: train(optimizer=lambda model: Sharp(model.parameters(), 0.1)),
+        r"requires closure.*step\(\) без аргументов",
     ),
     "schedule of another optimizer": (
         lambda: train(schedule=lambda _: lr_scheduler.StepLR(SGD(network().parameters(), 0.1), 1)),

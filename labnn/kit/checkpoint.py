@@ -3,7 +3,7 @@
 import copy
 import io
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +30,19 @@ class Checkpoint:
         self,
         path: str | Path | None,
         parts: dict[str, Any],
-        loaders: Iterable[Any],
+        loaders: Sequence[Any],
         about: dict[str, str],
         precision: str,
     ):
-        self.path, self.about, self.device = path and Path(path), about, device_of(parts["model"])
+        self.path = path and Path(path).expanduser()
+        self.about, self.device = about, device_of(parts["model"])
         self.parts = {name: part for name, part in parts.items() if part is not None}
         found = [getattr(place, "generator", None) for loader in loaders for place in places(loader)]
         self.generators = list({id(one): one for one in found if isinstance(one, torch.Generator)}.values())
         self.made_by, self._readable = [environment(self.device, precision)], False
+        lasting = getattr(loaders[0], "persistent_workers", False)  # with copies of data set and generators
+        if lasting and (path or hasattr(loaders[0].dataset, "set_epoch")):
+            say("С persistent_workers набор не узнает номера эпохи, а прерванное обучение продолжится иначе.")
 
     def save(self, rows: list[dict]) -> None:
         """Writes the state with the history ``rows``, a dict an epoch.
@@ -84,9 +88,11 @@ class Checkpoint:
                 raise ValueError(f"в ней уже {len(state['rows'])} эпох, а нужно {epochs}")
             for name, now in self.about.items():
                 if (before := state["about"].get(name, now)) != now:
-                    raise ValueError(f"{name}: было {before}, стало {now}")
+                    lines = zip(before.splitlines(), now.splitlines(), strict=False)
+                    old, new = next((pair for pair in lines if pair[0] != pair[1]), (before, now))
+                    raise ValueError(f"{name}: было {old.strip()}, стало {new.strip()}")
             for name, part in self.parts.items():
-                if name in state:  # a scaler is made where gradients need one
+                if state.get(name):  # a scaler that was not needed has none
                     part.load_state_dict(state[name])
             for generator, saved in zip(self.generators, state["generators"], strict=True):
                 generator.set_state(saved)
@@ -123,8 +129,8 @@ def describe_training(
     """What decides a training beside the state of its ``parts``, in words that a checkpoint compares."""
     optimizer, scheduler = parts["optimizer"], parts["scheduler"]
     plain = (bool, int, float, str, tuple, type(None))
-    settings = {name: value for name, value in optimizer.defaults.items() if isinstance(value, plain)}
-    groups = optimizer.param_groups
+    defaults, groups = getattr(optimizer, "defaults", {}), optimizer.param_groups  # a wrapper has none
+    settings = {name: value for name, value in defaults.items() if isinstance(value, plain)}
     settings["lr"] = [float(group.get("initial_lr", group.get("lr", 0))) for group in groups]
     loss = repr(criterion) if isinstance(criterion, nn.Module) else getattr(criterion, "__qualname__", "")
     sized = [part for loader in loaders for part in (loader, getattr(loader, "dataset", None))]
@@ -156,9 +162,9 @@ def places(loader: Any) -> list[Any]:
     """``loader`` and the parts of it that may draw random numbers or depend on the epoch."""
     batches = getattr(loader, "batch_sampler", None)
     found = [loader, batches, *(getattr(one, "sampler", None) for one in (loader, batches))]
-    return list(
-        {id(one): one for one in (*found, getattr(loader, "dataset", None)) if one is not None}.values()
-    )
+    while (loader := getattr(loader, "dataset", None)) is not None:  # a ``Subset`` has one in it
+        found.append(loader)
+    return list({id(one): one for one in found if one is not None}.values())
 
 
 def saved_environments(path: str | Path | None) -> list[dict[str, Any]]:

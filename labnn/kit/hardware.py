@@ -16,8 +16,8 @@ from labnn.kit.progress import say
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """The device that holds the parameters of ``model``."""
-    return next(model.parameters()).device
+    """The device that holds the parameters of ``model``; the CPU for one that has none."""
+    return next(model.parameters(), torch.empty(0)).device
 
 
 @cache

@@ -71,8 +71,8 @@ def watch_maximum(epoch: Epoch) -> dict[str, float]:
     Adam would take from the same moments, (sqrt(v) + eps) / (sqrt(maximum) + eps), both corrected for bias
     where the optimizer counts its steps; 1 where the maximum does not bind.
     """
-    groups = epoch.optimizer.param_groups
-    weights = [(group, epoch.optimizer.state.get(one, {})) for group in groups for one in group["params"]]
+    groups, states = epoch.optimizer.param_groups, getattr(epoch.optimizer, "state", {})
+    weights = [(group, states.get(one, {})) for group in groups for one in group["params"]]
     weights = [(group, state) for group, state in weights if "max_exp_avg_sq" in state]
     if not weights:
         return {}
