@@ -27,7 +27,6 @@ from labnn.settings import check_names, make_model
 
 # The network that comes with the project: trained on the embedded set, its weights in half precision.
 EXAMPLE = Path(__file__).parents[1] / "data" / "minicars_network"
-FIGURE_SUFFIXES = (".png", ".jpg", ".svg", ".pdf")
 _MOST_DRAWN = 24  # photos in one figure; Matplotlib cannot draw hundreds below one another
 
 
@@ -47,53 +46,38 @@ def open_network(
 ) -> Trained:
     """The network of the run recorded in ``run_dir``, on a GPU where there is one.
 
-    ``weights``: by default the .pt file beside the record, or the run's own in ``cache_dir``. The classes are
-    named by the data set in ``data_root``, where one is given: it must be the one that the run was made with;
-    else by the record, by classes.txt beside it, or, of 196 classes, by Stanford Cars' own list.
-    Raises ``LabError`` for names or weights that are absent, and for those of another data set or network.
+    ``weights``, a ``state_dict`` in a file: by default the .pt file beside the record, or the run's own in
+    ``cache_dir``. The classes are named by the record, or by the data set in ``data_root``, which must be the
+    run's own. Raises ``LabError`` for names or weights that are absent, and for those of another data set or
+    network.
     """
     run, folder = Run.load(run_dir), Path(run_dir)
     names = _class_names(run, folder, data_root)
+    check_names(run.experiment)
+    model = make_model(run.experiment, run.data["classes"], usable_device())
     places = [*folder.glob("*.pt"), *Path(cache_dir).expanduser().glob(f"{run.name}*.pt")]
     weights = weights or next(iter(places), None)
     if weights is None:
         way_out = f"укажите --weights или --cache, папку с файлом {run.name}.pt"
         raise LabError(f"Весов прогона {folder} нет ни рядом с ним, ни в {cache_dir}: {way_out}.")
-    model = load_network(run, weights, usable_device())
-    return Trained(model.eval(), run.experiment.test_size or run.experiment.image_size, names)
-
-
-def load_network(run: Run, weights: str | Path, device: str | torch.device = "cpu") -> nn.Module:
-    """The network of ``run`` with its trained ``weights``, a ``state_dict`` in a file.
-
-    Raises ``LabError`` for weights that are absent or of another network.
-    """
-    check_names(run.experiment)
-    model = make_model(run.experiment, run.data["classes"], device)
     try:
-        model.load_state_dict(torch.load(weights, map_location=device, weights_only=True))
+        model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     except Exception as error:  # the unpickler raises whatever broken bytes led it to
         reason, way_out = type(error).__name__, "укажите файл .pt этого прогона"
         raise LabError(f"Веса {weights} не читаются или от другой сети ({reason}): {way_out}.") from error
-    return model
+    return Trained(model.eval(), run.experiment.test_size or run.experiment.image_size, names)
 
 
 def _class_names(run: Run, folder: Path, data_root: str | Path | None) -> Sequence[str]:
-    """The names of the classes of ``run``, see ``open_network``."""
-    count, listed = run.data["classes"], folder / "classes.txt"
+    """See ``open_network``; a record without names is of Stanford Cars, or older than names in records."""
     if data_root is not None:
         data = open_dataset(data_root, crop_to_box=run.data["crop_to_box"])
         data = data.validation() if run.data["name"] == f"{data.name}-validation" else data
         if describe(data)["fingerprint"] != run.data["fingerprint"]:
             raise LabError(f"Прогон {folder} сделан на другом наборе, чем {data_root}: укажите его набор.")
         return data.class_names
-    if names := run.data.get("class_names"):
-        return names
-    if listed.is_file():
-        names = listed.read_text(encoding="utf-8").splitlines()
-    elif count == len(official := official_classes()):
-        names = official["class"].tolist()
-    if not names or len(names) != count:
+    names = run.data.get("class_names", official_classes()["class"].tolist())
+    if len(names) != run.data["classes"]:
         way_out = "укажите ключом --data набор, на котором он сделан"
         raise LabError(f"Имён классов прогона {folder} в его записи нет: {way_out}.")
     return names
@@ -163,8 +147,9 @@ def plot_answers(trained: Trained, answers: pd.DataFrame) -> Figure:
 
 def check_figure_path(path: str | Path) -> None:
     """Raises ``LabError`` where the suffix of ``path`` is that of no figure."""
-    if Path(path).suffix.lower() not in FIGURE_SUFFIXES:
-        raise LabError(f"Рисунок {path} не записать: окончание имени — одно из {', '.join(FIGURE_SUFFIXES)}.")
+    suffixes = (".png", ".jpg", ".svg", ".pdf")
+    if Path(path).suffix.lower() not in suffixes:
+        raise LabError(f"Рисунок {path} не записать: окончание имени — одно из {', '.join(suffixes)}.")
 
 
 def _prepared(trained: Trained, path: str | Path) -> Tensor:

@@ -9,9 +9,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
-from math import comb
+from math import ceil, comb
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,39 +27,20 @@ from labnn.runner import run_all
 from labnn.settings import Experiment, check_names, make_model, make_optimizer
 from labnn.train import evaluate, train_epoch
 
-# Two points in each power of ten.
-GRID = (1e-4, 3.2e-4, 1e-3, 3.2e-3, 1e-2, 3.2e-2, 1e-1)
-
-
-# What a protocol sets itself.
-_OWN = {"optimizer", "lr", "seed"}
+GRID = (1e-4, 3.2e-4, 1e-3, 3.2e-3, 1e-2, 3.2e-2, 1e-1)  # two points in each power of ten
 
 
 def experiment_of(settings: dict[str, Any]) -> Experiment:
     """The ``base`` of a protocol, from settings by their names. Raises ``LabError`` for a name that is none,
     and for those that the protocol sets itself.
     """
-    names = {one.name for one in fields(Experiment)} - _OWN
-    if unknown := set(settings) - names:
-        found = f"Настройки сравнения не бывает: {', '.join(map(str, unknown))}"
+    names = {one.name for one in fields(Experiment)} - {"optimizer", "lr", "seed"}
+    if unknown := ", ".join(settings.keys() - names):
         own = "оптимизаторы, скорости и зёрна задаются отдельно"
-        raise LabError(f"{found}; возможны {', '.join(sorted(names))}, а {own}.")
-    return Experiment(**settings)
-
-
-class Cost(NamedTuple):
-    """How many trainings, the seconds of each with its share of the threads, and how many run at once."""
-
-    trainings: int
-    seconds: float
-    processes: int
-
-    def __str__(self) -> str:
-        total = self.seconds * -(-self.trainings // self.processes)
-        return (
-            f"Обучений: {self.trainings}, каждое около {clock(self.seconds)}, "
-            f"одновременно: {self.processes}; всего около {clock(total)}."
+        raise LabError(
+            f"Настройки сравнения не бывает: {unknown}; {own}, возможны {', '.join(sorted(names))}."
         )
+    return Experiment(**settings)
 
 
 @dataclass(frozen=True)
@@ -92,8 +73,9 @@ class Protocol:
         check("seeds", self.seeds, int, 1, 10**6)
         check("margin", self.margin, float, 0, 1)
         if not self.grid or len(set(self.grid)) < len(self.grid):
-            way_out = "задайте одну или больше, все разные"
-            raise LabError(f"Сетка скоростей обучения {list(self.grid)} не годится: {way_out}.")
+            raise LabError(
+                f"Сетка скоростей {list(self.grid)} не годится: задайте одну или больше, все разные."
+            )
         for lr in self.grid:
             self._experiment(self.optimizers[0], lr, 0)  # refuses what no training can have
 
@@ -116,8 +98,7 @@ class Protocol:
         The sign flips of n pairs have no p below 2 / 2^n, and of several pairs of optimizers each is asked
         for its share of 0.05 (Bonferroni).
         """
-        compared = comb(len(self.optimizers), 2)
-        needed = pairs_needed(1 - 0.05 / compared)
+        needed = pairs_needed(1 - 0.05 / comb(len(self.optimizers), 2))
         if self.seeds >= needed:
             return ""
         return (
@@ -127,17 +108,20 @@ class Protocol:
 
     def cost(
         self, data: CarsData, cache_dir: str | Path, *, device: str | torch.device = "cpu", processes: int = 1
-    ) -> Cost:
-        """What all trainings will take, foretold from a few steps of one with the CPU's threads that one of
-        ``processes`` has.
+    ) -> str:
+        """A sentence on what all trainings will take, foretold by ``training_seconds`` with the CPU's threads
+        that one of ``processes`` has.
         """
         threads = torch.get_num_threads()
         torch.set_num_threads(max(threads // processes, 1))
         try:
-            seconds = _training_seconds(self.tuning()[0], data, cache_dir, device)
+            seconds = training_seconds(self.tuning()[0], data, cache_dir, device)
         finally:
             torch.set_num_threads(threads)
-        return Cost(len(self.tuning()) + self.seeds * len(self.optimizers), seconds, processes)
+        trainings = (len(self.grid) + self.seeds) * len(self.optimizers)
+        total = clock(seconds * ceil(trainings / processes))
+        each = f"каждое около {clock(seconds)}, одновременно: {processes}"
+        return f"Обучений: {trainings}, {each}; всего около {total}."
 
     def tune(self, data: CarsData, runs_dir: str | Path, **options: Any) -> list[Run]:
         """Trains or reads the tuning runs, in ``runs_dir``/tuning; ``options`` are those of ``run_all``.
@@ -166,15 +150,17 @@ class Protocol:
         if len({run.experiment.optimizer for run in runs}) < 2:
             tried = ", ".join(f"{name} {lr:g}" for name, lr in rates.items())
             found = f"Итоговые прогоны расходятся со скоростями, выбранными на проверочной части ({tried})"
-            raise LabError(f"{found}, сравнивать нечего: оставьте в сетке меньшие.")
+            raise LabError(
+                f"{found}, сравнивать нечего: оставьте в сетке меньшие скорости или удлините warmup."
+            )
         return runs
 
 
-def _training_seconds(
+def training_seconds(
     experiment: Experiment, data: CarsData, cache_dir: str | Path, device: str | torch.device
 ) -> float:
-    """Seconds of one training with its tests: steps are measured at the smallest and the largest side of its
-    growing pictures, between them the time of a step grows as their area; each after a warm-up.
+    """Seconds of one training with its tests, from a few steps at the smallest and the largest side of its
+    growing pictures: between them the time of a step grows as their area.
     """
     photos = decode(experiment, data, cache_dir)
     train, test = make_batches(experiment, photos, device)
@@ -187,16 +173,12 @@ def _training_seconds(
             steps, figures = train_epoch(model, optimizer, islice(train, count))
         return figures["seconds"] / steps
 
-    def tested() -> float:
-        start = time.perf_counter()
-        evaluate(model, islice(test, 1), mirror=experiment.mirror_test)
-        return time.perf_counter() - start
-
     side = growing(experiment.start_size or experiment.image_size, experiment.image_size, experiment.epochs)
     areas = np.array([side(epoch) ** 2 for epoch in range(experiment.epochs)])
-    smallest, largest = step(0), step(experiment.epochs - 1)
-    grown = (areas - areas[0]) / max(areas[-1] - areas[0], 1)
-    training = len(train) * (smallest + (largest - smallest) * grown).sum()
+    training = len(train) * np.interp(areas, areas[[0, -1]], [step(0), step(experiment.epochs - 1)]).sum()
+    for _ in range(2):  # the first warms up
+        start = time.perf_counter()
+        evaluate(model, islice(test, 1), mirror=experiment.mirror_test)
+        one_test = len(test) * (time.perf_counter() - start)
     tests = experiment.epochs // experiment.test_every + 2  # after the first epoch, and at the end once more
-    tested()
-    return float(training + tests * len(test) * tested())
+    return float(training + tests * one_test)

@@ -2,7 +2,6 @@
 1904.09237).
 """
 
-from collections.abc import Callable
 from itertools import accumulate
 
 import numpy as np
@@ -10,26 +9,17 @@ import pandas as pd
 from scipy.signal import lfilter
 
 
-def online_gradients(steps: int) -> np.ndarray:
-    """The paper's online example: f_t(x) = 1010 x where t mod 101 = 1, else -10 x; float ``(steps,)``."""
-    return np.where(np.arange(1, steps + 1) % 101 == 1, 1010.0, -10.0)
-
-
-def stochastic_gradients(steps: int, seed: int = 0) -> np.ndarray:
-    """The paper's stochastic example: f_t(x) = 1010 x with probability 0.01, else -10 x; ``(steps,)``."""
-    return np.where(np.random.default_rng(seed).random(steps) < 0.01, 1010.0, -10.0)
-
-
 def counter_example(
     gradients: np.ndarray, lr: float, beta1: float = 0.9, beta2: float = 0.99
 ) -> pd.DataFrame:
-    """Adam and AMSGrad on f_t(x) = g_t x over [-1, 1] from x = 0, for given ``gradients`` g_t, float
-    ``(steps,)``, and a constant ``lr``.
+    """Adam (the paper's Algorithm 1 with Adam's moments) and AMSGrad (Algorithm 2, without eps and correction
+    of the bias) on f_t(x) = g_t x over [-1, 1] from x = 0, for ``gradients`` g_t, float ``(steps,)``, and a
+    constant ``lr``.
 
-    The gradients of these functions do not depend on x, so that ``algorithm_2`` need not go step by step: the
-    moments are linear filters, the maximum a running one, and only the projection is left for a loop. A row a
-    step: ``step``, and for "adam" and "amsgrad" the point before it, ``x_...``, and the average regret up to
-    it, ``regret_...``: of f_t(x_t) - f_t(-1), as -1 is the best point of both examples.
+    As the gradients do not depend on x, the moments are linear filters, the maximum a running one, and only
+    the projection is left for a loop. A row a step: ``step``, and for "adam" and "amsgrad" the point before
+    it, ``x_...``, and the average regret up to it, ``regret_...``: of f_t(x_t) - f_t(-1), as -1 is the best
+    point of both examples.
     """
     m = lfilter([1 - beta1], [1, -beta1], gradients)
     v = lfilter([1 - beta2], [1, -beta2], gradients**2)
@@ -44,42 +34,14 @@ def counter_example(
 
 
 def examples() -> dict[str, pd.DataFrame]:
-    """``counter_example`` of the paper's two problems, by their titles in figures, each as long as AMSGrad
-    takes to reach the edge.
+    """``counter_example`` of the paper's two problems, by their titles in figures: f_t(x) = 1010 x where
+    t mod 101 = 1, or with probability 0.01, else -10 x. Each is as long as AMSGrad takes to reach the edge.
 
     The paper names no step size; these are so small that swings within a period do not hide the way.
     """
+    regular = np.arange(1, 1_000_001) % 101 == 1
+    random = np.random.default_rng(0).random(3_000_000) < 0.01
     return {
-        "по порядку: α = 0,003": counter_example(online_gradients(1_000_000), 0.003),
-        "случайно: α = 0,001": counter_example(stochastic_gradients(3_000_000), 0.001),
+        "по порядку: α = 0,003": counter_example(np.where(regular, 1010.0, -10.0), 0.003),
+        "случайно: α = 0,001": counter_example(np.where(random, 1010.0, -10.0), 0.001),
     }
-
-
-def algorithm_2(
-    gradient: Callable[[int, np.ndarray], np.ndarray],
-    x: np.ndarray,
-    steps: int,
-    lr: Callable[[int], float],
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    *,
-    maximum: bool = True,
-    project: Callable[[np.ndarray], np.ndarray] = lambda x: x,
-) -> np.ndarray:
-    """AMSGrad as Algorithm 2 of the paper has it (page 6); without the ``maximum``, Adam as its Algorithm 1
-    with the paper's moments.
-
-    ``gradient(t, x)`` and the step size ``lr(t)`` for t from 1; ``project`` maps onto the feasible set.
-    Returns the points from the start on, float ``(steps + 1, *x.shape)``. No bias correction and no eps: a
-    first gradient of 0 gives NaN, 0 / 0.
-    """
-    m = v = v_hat = np.zeros_like(x)
-    points = [x]
-    for t in range(1, steps + 1):
-        g = gradient(t, x)
-        m = beta1 * m + (1 - beta1) * g
-        v = beta2 * v + (1 - beta2) * g**2
-        v_hat = np.maximum(v_hat, v) if maximum else v
-        x = project(x - lr(t) * m / np.sqrt(v_hat))
-        points.append(x)
-    return np.stack(points)

@@ -4,9 +4,7 @@ import pytest
 import torch
 
 from labnn import OPTIMIZERS, Experiment, LabError, open_dataset
-from labnn.protocol import Protocol, experiment_of
-
-SMALL = Experiment("adam", epochs=2, image_size=32, batch_size=8, mix=0.0, mirror_test=False)
+from labnn.protocol import Protocol, experiment_of, training_seconds
 
 
 @pytest.mark.parametrize(
@@ -18,7 +16,7 @@ SMALL = Experiment("adam", epochs=2, image_size=32, batch_size=8, mix=0.0, mirro
     ],
 )
 def test_too_few_seeds_to_conclude_are_told_with_how_many_it_takes(optimizers, seeds, told):
-    warning = Protocol(SMALL, optimizers, seeds=seeds).warning()
+    warning = Protocol(Experiment("adam"), optimizers, seeds=seeds).warning()
     assert bool(warning) == bool(told) and told in warning
 
 
@@ -41,10 +39,8 @@ def test_final_runs_that_all_diverge_are_told_in_a_sentence(tiny_root, tmp_path,
     for name in ("one", "two"):
         make = lambda parameters, lr, weight_decay: Bursts(parameters, lr)  # noqa: E731
         monkeypatch.setitem(OPTIMIZERS, name, make)
-    data = open_dataset(tiny_root)
-    protocol = Protocol(
-        experiment_of({"epochs": 1, "image_size": 32, "batch_size": 4}), ("one", "two"), (1e-3,), 2
-    )
+    data, base = open_dataset(tiny_root), experiment_of({"epochs": 1, "image_size": 32, "batch_size": 4})
+    protocol = Protocol(base, ("one", "two"), (1e-3,), 2)
     tuning = protocol.tune(data, tmp_path / "runs", cache_dir=tmp_path)
     with pytest.raises(LabError, match="расходятся"):
         protocol.compare(tuning, data, tmp_path / "runs", cache_dir=tmp_path)
@@ -52,10 +48,7 @@ def test_final_runs_that_all_diverge_are_told_in_a_sentence(tiny_root, tmp_path,
 
 def test_foretold_cost_counts_all_trainings_and_grows_with_the_epochs(minicars, tmp_path):
     data = minicars._replace(train=minicars.train.subset(range(32)), test=minicars.test.subset(range(8)))
-    costs = [
-        Protocol(
-            experiment_of({"epochs": epochs, "image_size": 64, "start_size": 32}), grid=(1e-3,), seeds=2
-        ).cost(data, tmp_path)
-        for epochs in (2, 40)
-    ]
-    assert costs[0].trainings == 6 and costs[0].seconds < costs[1].seconds
+    short, long = (experiment_of({"epochs": count, "image_size": 64, "start_size": 32}) for count in (2, 40))
+    assert "Обучений: 6," in Protocol(short, grid=(1e-3,), seeds=2).cost(data, tmp_path)
+    seconds = [training_seconds(one, data, tmp_path, "cpu") for one in (short, long)]
+    assert 0 < seconds[0] < seconds[1]

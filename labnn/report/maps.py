@@ -31,31 +31,32 @@ def plot_class_maps(
     """The first ``columns`` pictures of ``loader`` that ``model`` names rightly, and below those that it
     mistakes, under the map of the answer.
     """
-    rows: dict[bool, list] = {True: [], False: []}
-    for images, labels in loader:
-        maps = class_maps(model, images)
-        answers = maps.mean((2, 3)).argmax(1)
-        for image, own, answer, label in zip(images, maps, answers.tolist(), labels.tolist(), strict=True):
-            title = class_names[answer] + ("" if answer == label else f"\nа это {class_names[label]}")
-            rows[answer == label].append((image, own[answer], title))
     figure, axes = plt.subplots(2, columns, figsize=(WIDTH, 2 * (0.5 + WIDTH / columns)))
     for ax in axes.flat:
         ax.axis("off")
-    for line, shown in zip(axes, rows.values(), strict=True):
-        for ax, (image, own, title) in zip(line, shown, strict=False):
-            draw_map(ax, image, own)
-            ax.set_title(title, fontsize="x-small")
+    free = {True: [*axes[0]], False: [*axes[1]]}
+    for images, labels in loader:
+        maps = class_maps(model, images)
+        for image, own, label in zip(images, maps, labels.tolist(), strict=True):
+            answer = int(own.mean((1, 2)).argmax())
+            if free[answer == label]:
+                ax = free[answer == label].pop(0)
+                draw_map(ax, image, own[answer])
+                mistake = "" if answer == label else f"\nа это {class_names[label]}"
+                ax.set_title(class_names[answer] + mistake, fontsize="x-small")
     return figure
 
 
 def draw_map(ax: Axes, image: Tensor, own: Tensor) -> None:
-    """A picture ``(3, H, W)`` of any range, darkened where the map ``(h, w)`` is low, light where it is
-    high.
-    """
-    image, own = image.float().cpu(), own.float().cpu()
-    image = (image - image.amin()) / (image.amax() - image.amin()).clamp(min=1e-6)
-    own = F.interpolate(own[None, None], image.shape[1:], mode="bilinear", align_corners=False)[0, 0]
-    own = ((own - own.amin()) / (own.amax() - own.amin()).clamp(min=1e-6)).clamp(0, 1)
+    """A picture ``(3, H, W)`` of any range, dark where the map ``(h, w)`` is low, light where it is high."""
+    own = F.interpolate(own[None, None].float(), image.shape[1:], mode="bilinear", align_corners=False)[0, 0]
+    image, own = _stretched(image.float()), _stretched(own)
     ax.imshow((image * (0.25 + 0.75 * own)).permute(1, 2, 0).numpy())
     ax.contour(own.numpy(), levels=[0.5], colors="white", linewidths=1)
     ax.axis("off")
+
+
+def _stretched(values: Tensor) -> Tensor:
+    """``values`` in 0..1, on the host."""
+    values = (values - values.amin()) / (values.amax() - values.amin()).clamp(min=1e-6)
+    return values.clamp(0, 1).cpu()

@@ -5,9 +5,11 @@ import re
 import shutil
 import subprocess
 import tempfile
+from base64 import b64encode
 from collections.abc import Iterator
 from functools import partial
 from html import escape
+from mimetypes import guess_type
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -16,16 +18,11 @@ from labnn.kit.files import atomic_write, write_text
 from labnn.kit.progress import say
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge")
-_IMAGES = ("image/png", "image/jpeg", "image/svg+xml")
-_WIDGET = "application/vnd.jupyter.widget-view+json"
 _EPOCH_LINE = re.compile(r"^Эпоха \d+, Время обучения: .*\n?", re.M)
-
-# LaTeX environments by those that latex2mathml knows under a name; formulas are not numbered by themselves,
-# as in Jupyter.
-_ENVIRONMENTS = {"aligned": "align*", "align": "align*", "split": "align*", "equation*": "equation"}
-_ENVIRONMENTS |= dict.fromkeys(("gather", "gather*", "gathered"), "matrix")
-_ENVIRONMENTS |= {name: name for name in ("align*", "equation", "cases", "array", "smallmatrix", "substack")}
-_ENVIRONMENTS |= {f"{kind}matrix": f"{kind}matrix" for kind in ("", "p", "b", "v", "B", "V")}
+# What latex2mathml lacks or, as "align", numbers by itself, by what it has; Jupyter numbers nothing.
+_SAME_AS = {"align": "align*", "aligned": "align*"} | dict.fromkeys(
+    ("gather", "gather*", "gathered"), "matrix"
+)
 
 
 def write_html(notebook: str | Path, path: str | Path, code: bool = True) -> Path:
@@ -34,17 +31,17 @@ def write_html(notebook: str | Path, path: str | Path, code: bool = True) -> Pat
     Images are embedded, formulas become MathML. A cell tagged "title" comes first, then a list of contents;
     those tagged "screen" are left out. Code folds; what stood before the title is on no paper, and what it
     printed is left out. Without ``code`` there is no source, neither of cells nor shown by ``show.source``,
-    no epochs' line and no line of progress. Raises ``LabError`` where the notebook is missing, damaged or not
+    no epochs' line and no line of progress. Raises ``LabError`` where the notebook cannot be read or is not
     executed, a picture is missing or a formula cannot be read.
     """
     notebook = Path(notebook)
     book = _read(notebook)
-    titles = _headings(book, "#")
-    book.cells = list(_in_order(book.cells))
-    if not code:
-        _leave_out_code(book)
-    for image, text in _nameless(book):
-        image.setdefault("alt", text)
+    titles = _headings(book.cells, "#")
+    book.cells = _on_paper(book.cells, code)
+    section = ""
+    for cell in book.cells:
+        section = (_headings([cell], "#+") or [section])[-1]
+        cell.metadata.setdefault("alt", f"Рисунок к разделу «{section}»")  # of images without their own
     from nbconvert import HTMLExporter  # _read has said what to do where it is missing
 
     exporter = HTMLExporter(
@@ -55,8 +52,8 @@ def write_html(notebook: str | Path, path: str | Path, code: bool = True) -> Pat
         exclude_input_prompt=True,
         exclude_output_prompt=True,
     )
-    resources = {"title": escape(titles[0] if titles else notebook.stem)}
-    resources["contents"] = [(_anchor(heading), escape(heading)) for heading in _headings(book, "##")]
+    contents = [(_anchor(heading), escape(heading)) for heading in _headings(book.cells, "##")]
+    resources = {"title": escape(titles[0] if titles else notebook.stem), "contents": contents}
     return write_text(path, exporter.from_notebook_node(book, resources)[0])
 
 
@@ -77,11 +74,12 @@ def write_pdf(html: str | Path, path: str | Path) -> Path:
             command.append("--no-sandbox")
         try:
             done = subprocess.run([*command, Path(html).resolve().as_uri()], capture_output=True, timeout=300)
-        except subprocess.TimeoutExpired as error:
-            raise LabError(f"{browser} за пять минут не напечатал {html}: повторите.") from error
+            told = done.stderr.decode(errors="replace").strip().splitlines()
+        except subprocess.TimeoutExpired:
+            told = ["прошло пять минут"]
         if not unfinished.is_file():
-            told = (done.stderr.decode(errors="replace").strip().splitlines() or ["причины он не назвал"])[-1]
-            raise LabError(f"{browser} не напечатал {html} ({told}): напечатайте HTML из любого браузера.")
+            reason = told[-1] if told else "причины он не назвал"
+            raise LabError(f"{browser} не напечатал {html} ({reason}): напечатайте HTML из любого браузера.")
     return Path(path)
 
 
@@ -90,14 +88,11 @@ def _read(path: Path):
     try:
         import nbconvert  # noqa: F401  JupyterLab brings it, the module alone does not
         import nbformat
-    except ImportError as error:
-        raise LabError("Для отчёта нужна библиотека nbconvert: pip install nbconvert.") from error
-    if not path.is_file():
-        raise LabError(f"Блокнота {path} нет: укажите его ключом --notebook.")
-    try:
-        book = nbformat.reads(path.read_text(encoding="utf-8", errors="replace"), 4)
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError, AttributeError, KeyError) as error:
-        raise LabError(f"Файл {path} — не блокнот Jupyter: укажите блокнот ключом --notebook.") from error
+
+        book = nbformat.read(path, 4)
+    except Exception as error:  # nbformat's have no base in common
+        way_out = "укажите ключом --notebook блокнот Jupyter; читает его библиотека nbconvert"
+        raise LabError(f"Блокнот {path} не читается ({error!r:.200}): {way_out}.") from error
     cells = [cell for cell in book.cells if cell.cell_type == "code" and cell.source.strip()]
     if any(cell.execution_count is None for cell in cells):
         raise LabError(f"Блокнот {path} не выполнен: выполните все его ячейки и сохраните.")
@@ -105,54 +100,39 @@ def _read(path: Path):
     if any(output.output_type == "error" for output in outputs):
         raise LabError(f"В блокноте {path} ячейка кончилась ошибкой: исправьте её и выполните все ячейки.")
     book.metadata.pop("widgets", None)
-    for output in outputs:
-        output.get("data", {}).pop(_WIDGET, None)  # the text beside it stays
+    for output in outputs:  # the text beside a widget stays
+        output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     return book
 
 
-def _headings(book, level: str) -> list[str]:
-    """The headings of that level, "#" or "##", in the text cells of ``book``."""
-    texts = [cell.source for cell in book.cells if cell.cell_type == "markdown"]
+def _headings(cells: list, level: str) -> list[str]:
+    """The headings of that level, "#", "##" or, of all, "#+", in the text cells."""
+    texts = [cell.source for cell in cells if cell.cell_type == "markdown"]
     return [heading.strip() for text in texts for heading in re.findall(rf"^{level} (.+)", text, re.M)]
 
 
-def _in_order(cells: list) -> Iterator:
+def _on_paper(cells: list, code: bool) -> list:
     """The cells of the paper, the title first; code that stood before it, the set-up, is closed and mute."""
-    for cell in cells:
-        cell.metadata.setdefault("tags", [])
-    title = next((place for place, cell in enumerate(cells) if "title" in cell.metadata.tags), 0)
-    for cell in cells[:title]:
-        if cell.cell_type == "code":
+    tags = [cell.metadata.setdefault("tags", []) for cell in cells]
+    title = next((place for place, own in enumerate(tags) if "title" in own), 0)
+    for place, cell in enumerate(cells):
+        if cell.cell_type == "code" and place < title:
             cell.metadata.tags.append("setup")
             cell.outputs = []
+        elif cell.cell_type == "code" and not code:
+            cell.outputs = list(_results(cell.outputs))
     shown = [cell for cell in cells if "screen" not in cell.metadata.tags]
-    yield from sorted(shown, key=lambda cell: "title" not in cell.metadata.tags)
+    return sorted(shown, key=lambda cell: "title" not in cell.metadata.tags)
 
 
-def _leave_out_code(book) -> None:
-    """Takes from the outputs what is source, a line of an epoch or a line of progress."""
-    for cell in book.cells:
-        for output in cell.get("outputs", ()):
-            if output.output_type == "stream":
-                output.text = _EPOCH_LINE.sub("", output.text)
-        cell.outputs = [output for output in cell.get("outputs", ()) if not _is_work(output)]
-
-
-def _is_work(output) -> bool:
-    """Whether an output shows how the work is done: source, or a living line, which is text alone."""
-    living = output.output_type == "display_data" and set(output.data) == {"text/plain"}
-    return living or bool(output.get("metadata", {}).get("source")) or output.get("text") == ""
-
-
-def _nameless(book) -> Iterator[tuple[dict, str]]:
-    """The metadata of each image of ``book``, and the section that it stands in as its description."""
-    section = ""
-    for cell in book.cells:
-        if cell.cell_type == "markdown":
-            section = (re.findall(r"^#+ (.+)", cell.source, re.M) or [section])[-1]
-        for output in cell.get("outputs", ()):
-            for kind in set(_IMAGES) & set(output.get("data", ())):
-                yield output.metadata.setdefault(kind, {}), f"Рисунок к разделу «{section}»"
+def _results(outputs: list) -> Iterator:
+    """``outputs`` without source, lines of epochs, and living lines, which are text alone."""
+    for output in outputs:
+        if output.output_type == "stream":
+            output.text = _EPOCH_LINE.sub("", output.text)
+        living = output.output_type == "display_data" and set(output.data) == {"text/plain"}
+        if not (living or output.get("metadata", {}).get("source") or output.get("text") == ""):
+            yield output
 
 
 def _anchor(heading: str) -> str:
@@ -176,44 +156,51 @@ def _markdown(folder: Path, source: str, pasted: dict | None = None) -> str:
             return f'<div class="formula">{" ".join(parts)}{last}</div>'  # a phone has a line for each part
 
         def latex_environment(self, name: str, body: str) -> str:
-            return self.block_math(rf"\begin{{{name}}}{body}\end{{{name}}}")
+            is_plain = name.rstrip("*") == "equation"
+            return self.block_math(body if is_plain else rf"\begin{{{name}}}{body}\end{{{name}}}")
 
         def inline_math(self, body: str) -> str:
             return _formula(body, "inline")
 
-        def _embed_image_or_attachment(self, src: str) -> str:
-            if src.startswith("attachment:"):
-                src = unquote(src)
-                if src.removeprefix("attachment:") not in self.attachments:
-                    raise LabError(f"Вставленной картинки {src} в блокноте нет: вставьте её снова.")
-            return super()._embed_image_or_attachment(src)
+        def _embed_image_or_attachment(self, src: str) -> str:  # of Markdown
+            return _embedded(src, folder, pasted or {})
 
-        def _src_to_base64(self, src: str) -> str | None:
-            if re.match("(?i)data:|attachment:", src):
-                return None if src.lower().startswith("data:") else self._embed_image_or_attachment(src)
-            if re.match("(?i)https?:", src):
-                say(f"Картинка {src} лежит в сети, без неё на странице её не будет.")
-                return None
-            path = folder / unquote(src)
-            if not path.is_file():
-                raise LabError(f"Картинки {path} нет: положите её туда или уберите ссылку из блокнота.")
-            self.path = str(path.parent)  # nbconvert embeds from one folder only
-            return super()._src_to_base64(path.name)
+        _src_to_base64 = _embed_image_or_attachment  # of HTML
 
-    options = {"escape": False, "embed_images": True, "attachments": pasted}
-    return MarkdownWithMath(renderer=Renderer(**options)).render(source)
+    return MarkdownWithMath(renderer=Renderer(escape=False, embed_images=True)).render(source)
+
+
+def _embedded(src: str, folder: Path, pasted: dict[str, dict[str, str]]) -> str:
+    """The picture ``src``, pasted or a file seen from ``folder``, as a data URL; one in the network is told
+    and stays there. Raises ``LabError`` for one that is missing.
+    """
+    if re.match("(?i)https?:", src):
+        say(f"Картинка {src} лежит в сети, без неё на странице её не будет.")
+    if re.match("(?i)https?:|data:", src):
+        return src
+    name = unquote(src)
+    if (attached := name.removeprefix("attachment:")) != name and attached in pasted:
+        [(kind, content), *_] = pasted[attached].items()
+    elif (file := folder / name).is_file():
+        kind, content = guess_type(file)[0], b64encode(file.read_bytes()).decode()
+    else:
+        raise LabError(f"Картинки {file} нет: положите её туда, вставьте снова или уберите из блокнота.")
+    return f"data:{kind};base64,{content}"
 
 
 def _formula(body: str, display: str) -> str:
-    """LaTeX to MathML. Raises ``LabError`` for what latex2mathml cannot read or would print as it is."""
+    """LaTeX to MathML. Raises ``LabError`` for what latex2mathml cannot read or would silently misprint."""
+    from latex2mathml.commands import MATRICES
     from latex2mathml.converter import convert
 
-    names = set(re.findall(r"\\begin\{(.*?)\}", body))
-    for name in names - set(_ENVIRONMENTS):
-        raise LabError(f"Окружение {name} в формуле ${body}$ не поддерживается: возьмите align или cases.")
-    for name in names:
-        body = re.sub(rf"\\(begin|end)\{{{re.escape(name)}\}}", rf"\\\1{{{_ENVIRONMENTS[name]}}}", body)
+    def environment(found: re.Match) -> str:
+        name = _SAME_AS.get(found[2], found[2])
+        if rf"\{name}" not in MATRICES:
+            raise ValueError(f"окружение {name} не известно, возьмите align или cases")
+        return rf"\{found[1]}{{{name}}}"
+
     try:
+        body = re.sub(r"\\(begin|end)\{(.*?)\}", environment, body)
         told = convert(body.replace("{,}", r"\text{,}"), display=display)  # no space in 0,9
         if unknown := re.search(r">(\\\w+)<", told):
             raise ValueError(f"команда {unknown[1]} не известна")

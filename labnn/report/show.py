@@ -3,7 +3,6 @@ reader can show.
 """
 
 import inspect
-import re
 from collections import defaultdict
 from textwrap import dedent
 from traceback import walk_tb
@@ -56,18 +55,15 @@ def table(frame: pd.DataFrame, caption: str) -> None:
 
 
 def text(written: str) -> None:
-    """Shows ``written``, Markdown, and itself where Markdown is not rendered; only there tables need their
-    spaces.
-    """
-    small = re.sub(r"^\|.*", _tight, written, flags=re.M)
-    display({"text/markdown": small, "text/plain": written}, raw=True)
+    """Shows ``written``, Markdown, as it is where Markdown is not rendered."""
+    display({"text/markdown": written, "text/plain": written}, raw=True)
 
 
 def source(*things: Any) -> None:
     """Shows the source of functions or classes; the page that is asked for no code leaves it out."""
     code = "\n\n".join(dedent(inspect.getsource(thing)) for thing in things).strip()
-    about = {"source": True}
-    display({"text/markdown": f"```python\n{code}\n```", "text/plain": code}, metadata=about, raw=True)
+    shown = {"text/markdown": f"```python\n{code}\n```", "text/plain": code}
+    display(shown, metadata={"source": True}, raw=True)
 
 
 def title_page(lines: dict[str, str], topic: str) -> None:
@@ -82,10 +78,6 @@ def title_page(lines: dict[str, str], topic: str) -> None:
         f"</p><div style='text-align:right'>{people}</div><p>{written['Город и год']}</p></div>"
     )
     display({"text/html": page, "text/plain": topic}, raw=True)
-
-
-def _tight(row: re.Match) -> str:
-    return re.sub("-{4,}", "---", re.sub(" {2,}", " ", row[0]))
 
 
 def _caption(word: str, caption: str) -> str:
