@@ -128,9 +128,8 @@ def plot_answers(trained: Trained, answers: pd.DataFrame) -> Figure:
     photos = answers["photo"].unique()[:_MOST_DRAWN]
     if len(photos) < answers["photo"].nunique():
         say(f"На рисунке первые {len(photos)} снимка, ответы на все — в таблице.")
-    has_maps = isinstance(trained.model, SqueezeNet)
-    shape = {"nrows": len(photos), "ncols": 2 + has_maps, "squeeze": False}
-    figure, axes = plt.subplots(**shape, figsize=(WIDTH, 0.4 + 1.2 * len(photos)))
+    size, columns = (WIDTH, 0.4 + 1.2 * len(photos)), 2 + isinstance(trained.model, SqueezeNet)
+    figure, axes = plt.subplots(len(photos), columns, figsize=size, squeeze=False)
     for (first, *middle, last), path in zip(axes, photos, strict=True):
         own = answers[answers["photo"] == path].iloc[::-1]
         first.imshow(read_picture(Path(path)))
@@ -147,9 +146,8 @@ def plot_answers(trained: Trained, answers: pd.DataFrame) -> Figure:
 
 def check_figure_path(path: str | Path) -> None:
     """Raises ``LabError`` where the suffix of ``path`` is that of no figure."""
-    suffixes = (".png", ".jpg", ".svg", ".pdf")
-    if Path(path).suffix.lower() not in suffixes:
-        raise LabError(f"Рисунок {path} не записать: окончание имени — одно из {', '.join(suffixes)}.")
+    if Path(path).suffix.lower() not in (".png", ".jpg", ".svg", ".pdf"):
+        raise LabError(f"Рисунок {path} не записать: окончание имени — .png, .jpg, .svg или .pdf.")
 
 
 def _prepared(trained: Trained, path: str | Path) -> Tensor:

@@ -1,8 +1,6 @@
-"""How optimizers are compared: learning rates tuned on validation, then paired runs with the best ones.
-
-The protocol is that of Schneider et al. (DeepOBS, 2019, arXiv 1903.05499) and Schmidt et al. (2021, arXiv
-2007.01547): every optimizer is tuned with the same budget, the best setting is repeated with several seeds,
-the test part is looked at once.
+"""How optimizers are compared: each is tuned on validation with the same budget, its best learning rate is
+repeated with several seeds, the test part is looked at once (Schneider et al., DeepOBS, 2019, arXiv
+1903.05499; Schmidt et al., 2021, arXiv 2007.01547).
 """
 
 import time
@@ -51,9 +49,8 @@ class Protocol:
     share, where its accuracy chooses the rate; then with that rate and every one of ``seeds`` seeds on the
     whole training part. Runs that share a seed share the initial weights, the order of the batches and their
     augmentation: they are pairs. ``weight_decay`` is for all, or ``None``: for each what is usual with it.
-    ``margin``, a share, is what accuracies must differ by to matter to whoever has to choose an optimizer:
-    1.5 points are what another seed alone moves a run by. It is set here, before the runs, since a margin
-    chosen after them proves nothing.
+    ``margin``, a share, is what accuracies must differ by to matter: 1.5 points are what another seed alone
+    moves a run by. It is set before the runs, since a margin chosen after them proves nothing.
     Raises ``LabError`` for a protocol that could compare nothing.
     """
 
@@ -67,12 +64,12 @@ class Protocol:
     def __post_init__(self):
         for name in self.optimizers:
             check_names(replace(self.base, optimizer=name))
-        if len(set(self.optimizers)) != len(self.optimizers) or len(self.optimizers) < 2:
+        if len(set(self.optimizers)) < max(len(self.optimizers), 2):
             names = ", ".join(self.optimizers)
             raise LabError(f"Сравнивать нечего: оптимизаторы {names}; назовите два разных или больше.")
         check("seeds", self.seeds, int, 1, 10**6)
         check("margin", self.margin, float, 0, 1)
-        if not self.grid or len(set(self.grid)) < len(self.grid):
+        if len(set(self.grid)) < max(len(self.grid), 1):
             raise LabError(
                 f"Сетка скоростей {list(self.grid)} не годится: задайте одну или больше, все разные."
             )
@@ -93,11 +90,8 @@ class Protocol:
         return replace(self.base, optimizer=optimizer, lr=lr, seed=seed, weight_decay=self.weight_decay)
 
     def warning(self) -> str:
-        """A sentence where so few seeds can prove no difference, whatever comes out; else nothing.
-
-        The sign flips of n pairs have no p below 2 / 2^n, and of several pairs of optimizers each is asked
-        for its share of 0.05 (Bonferroni).
-        """
+        """A sentence where so few seeds can prove no difference, whatever comes out; else nothing."""
+        # Of several pairs of optimizers each is asked for its share of 0.05 (Bonferroni).
         needed = pairs_needed(1 - 0.05 / comb(len(self.optimizers), 2))
         if self.seeds >= needed:
             return ""
@@ -124,10 +118,9 @@ class Protocol:
         return f"Обучений: {trainings}, {each}; всего около {total}."
 
     def tune(self, data: CarsData, runs_dir: str | Path, **options: Any) -> list[Run]:
-        """Trains or reads the tuning runs, in ``runs_dir``/tuning; ``options`` are those of ``run_all``.
-
-        Says first where nothing could be concluded (``warning``). Rates that diverge are left out. Raises
-        ``LabError`` if an optimizer diverges with all.
+        """Says ``warning``, then trains or reads the tuning runs, in ``runs_dir``/tuning; ``options`` are
+        those of ``run_all``. Rates that diverge are left out. Raises ``LabError`` if an optimizer diverges
+        with all.
         """
         if warning := self.warning():
             say(warning)

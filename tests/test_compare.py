@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from labnn.protocol import Protocol
 
 from labnn.kit.errors import LabError
+from labnn.protocol import Protocol
 from labnn.report import records, tables
 from labnn.settings import OPTIMIZERS, Experiment
 

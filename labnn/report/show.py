@@ -17,7 +17,6 @@ from labnn.kit.errors import LabError
 from labnn.report.tables import markdown
 from labnn.report.write import inline
 
-_ADVICE = "Остановлено: выполните эту ячейку снова, когда понадобится её результат."
 _SAY_IT_THEMSELVES = {"train_test", "run_all"}  # what was saved, and how to go on
 
 _numbers: defaultdict[str, dict[str, int]] = defaultdict(dict)
@@ -33,7 +32,7 @@ def stop_in_one_line() -> None:
             stop._render_traceback_ = lambda: [str(stop)]  # all that IPython shows of it
             shell.showtraceback((kind, stop, trace), tb_offset=tb_offset)
         elif not _SAY_IT_THEMSELVES & {frame.f_code.co_name for frame, _ in walk_tb(trace)}:
-            print(_ADVICE)
+            print("Остановлено: выполните эту ячейку снова, когда понадобится её результат.")
 
     if (shell := get_ipython()) is not None:
         shell.set_custom_exc((KeyboardInterrupt, LabError), told)
