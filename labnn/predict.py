@@ -111,7 +111,7 @@ def predict(trained: Trained, photos: Sequence[str | Path], count: int = 5) -> p
         except LabError as error:
             say(str(error))
             continue
-        with torch.inference_mode():
+        with torch.no_grad():
             shares = trained.model(torch.cat([images, images.flip(3)])).softmax(1).mean(0).cpu()
         best = shares.topk(min(count, len(shares)))
         for place, (share, index) in enumerate(zip(*best, strict=True), start=1):

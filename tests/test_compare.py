@@ -21,20 +21,19 @@ def exploding(weights, lr: float, weight_decay: float) -> torch.optim.Optimizer:
     return optimizer
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_rate_that_diverges_is_left_out_of_the_choice(minicars, tmp_path, monkeypatch, capsys, processes):
+def test_rate_that_diverges_is_left_out_of_the_choice(minicars, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(OPTIMIZERS, "exploding", exploding)
     protocol = Protocol(
         Experiment(epochs=2, image_size=32, batch_size=128), ("adam", "exploding"), (1e-3, 1e-2), seeds=1
     )
-    tuning = protocol.tune(minicars, tmp_path / "runs", cache_dir=tmp_path / "cache", processes=processes)
+    tuning = protocol.tune(minicars, tmp_path / "runs", cache_dir=tmp_path / "cache", processes=1)
     assert len(tuning) == 3
     assert records.best_rates(records.table(tuning))["exploding"] == 1e-3
     assert tables.rates(records.table(tuning))["exploding, %"].tolist()[1] == "расходится"
     assert "потери стали nan: уменьшите lr" in capsys.readouterr().out
     hopeless = replace(protocol, grid=(1e-2,))
     with pytest.raises(LabError, match="со всеми скоростями"):
-        hopeless.tune(minicars, tmp_path / "runs", cache_dir=tmp_path / "cache", processes=processes)
+        hopeless.tune(minicars, tmp_path / "runs", cache_dir=tmp_path / "cache", processes=1)
 
 
 def test_every_optimizer_gets_the_same_grid_and_pairs_share_all_but_itself():

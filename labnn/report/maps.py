@@ -21,7 +21,7 @@ def class_maps(model: SqueezeNet, images: Tensor) -> Tensor:
     is a convolution before the mean, so that its output is these maps.
     """
     model.eval()
-    with torch.inference_mode():
+    with torch.no_grad():
         return model.classifier[:-1](model.features(images.to(device_of(model))))
 
 

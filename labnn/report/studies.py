@@ -232,10 +232,10 @@ def _cars(count: int = 6) -> list[tuple[np.ndarray, str]]:
     folder = RUNS.with_name("minicars_network")
     if not folder.is_dir():  # the module alone is installed
         return []
-    answers, names = Run.load(folder).predictions, (folder / "classes.txt").read_text("utf-8").splitlines()
-    photos = open_dataset(RUNS.with_name("minicars")).test
-    places = answers.drop_duplicates("label").index[:count]
-    return [(np.asarray(photos.image(place)), names[answers["prediction"][place]]) for place in places]
+    run, photos = Run.load(folder), open_dataset(RUNS.with_name("minicars")).test
+    answers, names = run.predictions["prediction"], run.data["class_names"]
+    places = run.predictions.drop_duplicates("label").index[:count]
+    return [(np.asarray(photos.image(place)), names[answers[place]]) for place in places]
 
 
 def signal(runs_dir: str | Path) -> Told | None:
