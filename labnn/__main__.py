@@ -221,10 +221,13 @@ def _study(arguments: argparse.Namespace) -> None:
     from labnn.report.studies import studies
 
     study, rates = studies(RUNS)[arguments.name], {}
-    data, folder = (
-        open_dataset(arguments.data, crop_to_box=arguments.crop_to_box),
-        study.folder(arguments.out),
-    )
+    if not study.experiments():
+        raise LabError(
+            f"Опыт {study.name} ничего не обучает: в {RUNS / study.name / 'study.toml'} нет base; назовите "
+            "опыт, где base есть; два оптимизатора сравнивает команда compare."
+        )
+    data = open_dataset(arguments.data, crop_to_box=arguments.crop_to_box)
+    folder = study.folder(arguments.out)
     options = _options(arguments)
     if trials := study.tuning():
         places = data.validation(), folder.with_name("tuning")

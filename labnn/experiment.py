@@ -196,9 +196,8 @@ def load_runs(runs_dir: str | Path) -> list[Run]:
     A folder that is not named as its run, such as a copy, is told and not counted.
     """
     runs = []
-    for path in sorted(
-        Path(runs_dir).expanduser().glob("[!.]*/run.json")
-    ):  # a folder's own order is another on every disk
+    # Sorted, for a folder's own order is another on every disk.
+    for path in sorted(Path(runs_dir).expanduser().glob("[!.]*/run.json")):
         run = Run.load(path.parent)
         if _is_named(run, path.parent):
             runs.append(run)

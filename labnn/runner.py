@@ -245,8 +245,9 @@ def _on_worker(
             f"Рабочий {worker.address} не видит папку {cache_dir}: подключите её и папку записей на всех "
             "машинах под одними и теми же путями."
         )
+    mine = pickle.loads(own)
     for name, table in (("optimizer", OPTIMIZERS), ("network", NETWORKS)):
-        if name in (mine := pickle.loads(own)):
+        if name in mine:
             table[getattr(asked.experiment, name)] = mine[name]
     device = devices[worker.name % len(devices)] if devices else None
 

@@ -82,6 +82,7 @@ def test_broken_data_is_told_in_one_line_with_status_2(labnn, train_small, tiny_
         (["train", "--data", "nowhere", "--device", "abacus"], "abacus"),
         (["train"], "--data"),
         (["fly"], "fly"),
+        (["study", "ladder", "--data", "nowhere"], "ничего не обучает"),
         (["report", "--runs", "nowhere"], "nowhere"),
         (["predict", "nowhere.jpg"], "nowhere.jpg"),
         (["predict", "nowhere.jpg", "--figure", "answers"], "answers"),
