@@ -23,7 +23,7 @@ from labnn.data import CarsData
 from labnn.kit.checkpoint import saved_environments
 from labnn.kit.decoding import decode_images
 from labnn.kit.errors import Diverged, LabError, check, explained
-from labnn.kit.files import digest, exclusive, save_tensors, write_text
+from labnn.kit.files import digest, exclusive, save_tensors, scratch, write_text
 from labnn.kit.hardware import environment, usable_device
 from labnn.kit.losses import CosineCrossEntropy
 from labnn.kit.progress import Progress, print_progress, say
@@ -227,7 +227,8 @@ def run_or_load(
     Two calls for the same run, in two processes, do not disturb each other: the second waits and reads what
     the first recorded. ``progress`` is called after each epoch, and once with the whole history of a run
     that was found. ``cache_dir`` holds the decoded images, the checkpoint of an interrupted training, from
-    which the next call goes on, and the weights of finished ones, a ``state_dict`` in ``NAME.pt``.
+    which the next call goes on, and the weights of finished ones, a ``state_dict`` in ``NAME.pt``; of one on
+    Google Drive only the weights lie there (``files.scratch``).
     ``device``: by default a GPU where there is one. The same experiment gives the same history (``seconds``
     apart), to the last digit on one machine's CPU with the same number of ``threads``; on a GPU the order
     of sums in the backward pass varies, and the last digits with it. Raises ``LabError``, its cause the
@@ -254,13 +255,13 @@ def train_once(
     folder = asked.folder(runs_dir)
     if not folder.exists():
         check_names(asked.experiment)
-        checkpoint = Path(cache_dir).expanduser() / f"{folder.name}.checkpoint"
+        checkpoint = scratch(cache_dir) / f"{folder.name}.checkpoint"
         with exclusive(checkpoint):
             if not folder.exists():  # nobody has trained it meanwhile
                 device = usable_device(device)
                 folder.parent.mkdir(parents=True, exist_ok=True)  # no training for a place that cannot be
                 run, weights = train(asked, photos(), device, checkpoint, progress, threads)
-                save_tensors(weights, checkpoint.with_suffix(".pt"))
+                save_tensors(weights, Path(cache_dir).expanduser() / f"{folder.name}.pt")
                 run.save(folder)
                 checkpoint.unlink()
                 return run

@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import psutil
 import torch
 
 from labnn.data import CarsData
@@ -93,8 +94,6 @@ def run_all(
 
 def usual_processes(devices: Sequence[str] = ()) -> int:
     """How many trainings to run at once: one a core on a processor, two on a GPU, as the memory permits."""
-    import psutil  # distributed brings it
-
     on_gpu = any(torch.device(name).type != "cpu" for name in devices or [default_device()])
     wanted = 2 * max(len(devices), 1) if on_gpu else torch.get_num_threads()
     gigabytes = psutil.virtual_memory().available / 2**30

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -65,6 +66,18 @@ def test_record_is_readable_text_with_final_figures_beside_the_weights(run_small
     assert right == run.history["test_accuracy"].iloc[-1]
     weights = torch.load(tmp_path / "cache" / f"{run.name}.pt", weights_only=True)
     make_model(SMALL, run.data["classes"]).load_state_dict(weights)
+
+
+def test_of_a_cache_on_google_drive_only_the_weights_lie_there(run_small, tmp_path, monkeypatch):
+    local = tmp_path / "local"
+    monkeypatch.setattr("tempfile.tempdir", str(local))
+    drive = SimpleNamespace(device="drive", fstype="fuse", mountpoint=str(tmp_path / "cache"))
+    monkeypatch.setattr("psutil.disk_partitions", lambda all: [drive])
+    with pytest.raises(KeyboardInterrupt):
+        run_small(progress=interrupt_after(1))
+    assert list(local.glob("labnn/*.checkpoint")) and list(local.glob("labnn/*.npy"))
+    run = run_small()
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [f"{run.name}.pt"]
 
 
 def test_interrupted_run_leaves_no_record_and_goes_on(run_small, tmp_path):

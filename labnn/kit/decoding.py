@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from labnn.kit.errors import LabError
-from labnn.kit.files import atomic_write, digest, exclusive
+from labnn.kit.files import atomic_write, digest, exclusive, scratch
 from labnn.kit.progress import Live
 
 # Changes when pictures are decoded otherwise: what an older version left in the cache is not used.
@@ -30,7 +30,7 @@ def decode_images(dataset: Any, size: int, cache_dir: str | Path) -> Path:
     """
     photos = [digest(path).hex() for path in dataset.paths]
     key = json.dumps([DECODER, photos, dataset.boxes.tolist() if dataset.crop_to_box else None])
-    file = Path(cache_dir).expanduser() / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}-{size}.npy"
+    file = scratch(cache_dir) / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}-{size}.npy"
     if not _is_array(file, len(dataset)):
         with exclusive(file):
             if not _is_array(file, len(dataset)):  # nobody has decoded it meanwhile

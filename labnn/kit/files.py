@@ -3,11 +3,13 @@
 import hashlib
 import io
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+import psutil
 import torch
 from filelock import FileLock, Timeout
 
@@ -68,6 +70,18 @@ def exclusive(path: str | Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def scratch(folder: str | Path) -> Path:
+    """Where to keep of ``folder`` what this machine alone needs: there, or for a folder on Google Drive, as
+    Colab mounts it, on the local disk: the Drive is no place for files that are mapped into memory, and its
+    bin keeps each version of a checkpoint.
+    """
+    folder = Path(folder).expanduser()
+    disks = psutil.disk_partitions(all=True)
+    drives = [disk.mountpoint for disk in disks if (disk.device, disk.fstype) == ("drive", "fuse")]
+    on_drive = any(folder.resolve().is_relative_to(drive) for drive in drives)
+    return Path(tempfile.gettempdir()) / "labnn" if on_drive else folder
 
 
 def digest(path: Path) -> bytes:
