@@ -2,8 +2,10 @@
 
 import argparse
 import importlib
+import math
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -13,7 +15,8 @@ from labnn.experiment import order, run_or_load
 from labnn.kit.errors import LabError, explained
 from labnn.kit.files import write_text
 from labnn.kit.hardware import usable_device
-from labnn.kit.numbers import percent
+from labnn.kit.numbers import number, percent
+from labnn.kit.progress import Progress, clock, say
 from labnn.runner import run_all
 from labnn.settings import NETWORKS, OPTIMIZERS, Experiment, check_names
 
@@ -182,6 +185,28 @@ def _download(arguments: argparse.Namespace) -> None:
     print(f"Набор готов: {download(arguments.data)}")
 
 
+def _epochs() -> Progress:
+    """Prints each epoch of a training: which of how many, what its figures are of, the time left by its pace;
+    after the last the test accuracy.
+    """
+    before = None
+
+    def told(rows: list[dict], epochs: int) -> None:
+        nonlocal before
+        row, now = rows[-1], time.perf_counter()
+        seconds, before = now - before if before else row["seconds"], now
+        tested = "" if math.isnan(row["test_loss"]) else f", на тесте {percent(row['test_accuracy'], 1)}"
+        left = f"; осталось около {clock(seconds * (epochs - row['epoch']))}" if row["epoch"] < epochs else ""
+        say(
+            f"Эпоха {row['epoch']} из {epochs}: потери на обучении {number(row['train_loss'], 4)}, "
+            f"точность на обучении {percent(row['train_accuracy'], 1)}{tested}{left}"
+        )
+        if not left:
+            say(f"Тестовая точность: {row['test_accuracy']:.2%}")
+
+    return told
+
+
 def _train(arguments: argparse.Namespace) -> None:
     experiment, device = _experiment(arguments), usable_device(next(iter(arguments.devices or ()), None))
     missing = "skip" if arguments.skip_missing else "error"
@@ -189,7 +214,7 @@ def _train(arguments: argparse.Namespace) -> None:
     folder = order(experiment, data).folder(arguments.out)
     print(f"Прогон уже записан: {folder}" if folder.exists() else f"Запись прогона: {folder}", flush=True)
     options = {"cache_dir": arguments.cache, "device": device, "threads": arguments.threads}
-    run_or_load(experiment, data, arguments.out, **options)
+    run_or_load(experiment, data, arguments.out, progress=_epochs(), **options)
 
 
 def _compare(arguments: argparse.Namespace) -> None:

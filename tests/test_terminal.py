@@ -1,5 +1,6 @@
 """``python -m labnn`` does the work from a terminal and tells mistakes in one line."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -39,7 +40,11 @@ def test_training_ends_with_the_test_accuracy_and_leaves_one_record(train_small,
     result = in_a_shell(*train_small, "--optimizer", "amsgrad", "--seed", 0)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
-    assert lines[-2].startswith("Эпоха 2, ")
+    first, last = (line for line in lines if line.startswith("Эпоха "))
+    assert re.fullmatch(
+        r"Эпоха 1 из 2: .*, точность на обучении .* %, на тесте .* %; осталось около 0:\d\d", first
+    )
+    assert last.startswith("Эпоха 2 из 2: ") and last.endswith(" %")
     assert lines[-1].startswith("Тестовая точность: ") and lines[-1].endswith("%")
     assert len(list((tmp_path / "runs").glob("*/run.json"))) == 1
 
