@@ -460,7 +460,7 @@ MISTAKES = {
     ),
     "network that cannot be copied for its average": (
         lambda: train(nn.Sequential(nn.Flatten(), nn.LazyLinear(10)), ema_decay=0.9),
-        "uninitialized parameter.*пропустите через неё один пакет",
+        "uninitialized parameter",
     ),
     "weights of half precision": (
         lambda: train(network().half(), precision="float16"),

@@ -18,8 +18,7 @@ from labnn.kit.progress import say
 
 
 class Checkpoint:
-    """The state of a training, saved in the file ``path`` after every epoch, whole or not at all; without a
-    path nothing is kept.
+    """The state of a training in the file ``path``, whole or not at all; without a path nothing is kept.
 
     ``parts`` have a ``state_dict``; those that are None are left out. The generators of ``loaders``' own
     parts are kept, beside the global ones of PyTorch, numpy and Python. ``about`` says in words by name
@@ -27,16 +26,13 @@ class Checkpoint:
     """
 
     def __init__(
-        self,
-        path: str | Path | None,
-        parts: dict[str, Any],
-        loaders: Sequence[Any],
-        about: dict[str, str],
-        precision: str,
+        self, path: str | Path | None, parts: dict, loaders: Sequence, about: dict[str, str], precision: str
     ):
-        self.path = path and Path(path).expanduser()
-        self.about, self.device = about, device_of(parts["model"])
+        self.path, self.about = path and Path(path).expanduser(), about
         self.parts = {name: part for name, part in parts.items() if part is not None}
+        self.device = device_of(parts["model"])
+        on_cpu = self.device.type == "cpu"  # then there is no generator beside the host's
+        self._module = None if on_cpu else torch.get_device_module(self.device)
         found = [getattr(place, "generator", None) for loader in loaders for place in places(loader)]
         self.generators = list({id(one): one for one in found if isinstance(one, torch.Generator)}.values())
         self.made_by, self._readable = [environment(self.device, precision)], False
@@ -54,18 +50,17 @@ class Checkpoint:
         state = {name: part.state_dict() for name, part in self.parts.items()}
         state |= {"rows": rows, "about": self.about, "made_by": self.made_by}
         state["generators"] = [generator.get_state() for generator in self.generators]
-        state |= {"cpu_rng": torch.get_rng_state(), "device_rng": self._device_rng()}
         state |= {"python_rng": random.getstate(), "numpy_rng": np.random.get_state(legacy=False)}
+        state |= {"cpu_rng": torch.get_rng_state()}
+        state["device_rng"] = self._module and self._module.get_rng_state(self.device)
         state = _plain(state)
         if not self._readable:
             content = io.BytesIO()
             try:
                 torch.save(state, content)
-                content.seek(0)
-                torch.load(content, map_location="cpu", weights_only=True)
+                torch.load(io.BytesIO(content.getvalue()), weights_only=True)
             except Exception as error:  # whatever the pickler of a foreign object raises
-                named = str(error).partition("GLOBAL ")[2].partition(" ")[0]
-                reason = named or str(error).partition("\n")[0][:150]
+                reason = (str(error).partition("GLOBAL ")[2] or str(error)).partition(". ")[0]
                 raise LabError(
                     f"Состояние обучения не сохранить так, чтобы прочесть ({reason}): обучайте "
                     "без checkpoint или держите в оптимизаторе только тензоры, числа и списки."
@@ -98,29 +93,20 @@ class Checkpoint:
                 generator.set_state(saved)
             torch.set_rng_state(state["cpu_rng"])
             random.setstate(state["python_rng"])
-            numpy_rng = state["numpy_rng"]
-            numpy_rng["state"]["key"] = np.array(numpy_rng["state"]["key"], dtype=np.uint32)
-            np.random.set_state(numpy_rng)
-            if state["device_rng"] is not None and self.device.type != "cpu":
-                torch.get_device_module(self.device).set_rng_state(state["device_rng"], self.device)
+            np.random.set_state(state["numpy_rng"])
+            if self._module and state["device_rng"] is not None:
+                self._module.set_rng_state(state["device_rng"], self.device)
         except Exception as error:  # the unpickler raises whatever broken bytes led it to
             raise LabError(
                 f"Контрольная точка {self.path} не подходит к этому обучению ({error}): "
                 "укажите другой файл или верните прежние настройки."
             ) from error
-        [now], earlier = self.made_by, state["made_by"]
-        if now != earlier[-1]:
-            before = {name: value for name, value in earlier[-1].items() if value != now.get(name)}
-            changed = ", ".join(f"{name}: {value} → {now.get(name)}" for name, value in before.items())
-            say(f"Обучение продолжается в других условиях ({changed}).")
-            earlier = [*earlier, now]
-        self.made_by = earlier
+        [now], self.made_by = self.made_by, state["made_by"]
+        if changed := {name: old for name, old in self.made_by[-1].items() if old != now.get(name)}:
+            told = ", ".join(f"{name}: {old} → {now.get(name)}" for name, old in changed.items())
+            say(f"Обучение продолжается в других условиях ({told}).")
+            self.made_by.append(now)
         return state["rows"]
-
-    def _device_rng(self) -> torch.Tensor | None:
-        """The state of the generator of the device; there is none beside the host's on a CPU."""
-        on_cpu = self.device.type == "cpu"
-        return None if on_cpu else torch.get_device_module(self.device).get_rng_state(self.device)
 
 
 def describe_training(
@@ -168,9 +154,7 @@ def places(loader: Any) -> list[Any]:
 
 
 def saved_environments(path: str | Path | None) -> list[dict[str, Any]]:
-    """Where the training saved in ``path`` was made (``hardware.environment``), the last place last; empty
-    where none is.
-    """
+    """Where the training saved in ``path`` was made (``hardware.environment``), the last place last."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)["made_by"] if path else []
     except Exception:  # absent, or broken: ``Checkpoint.load`` says so
@@ -178,8 +162,8 @@ def saved_environments(path: str | Path | None) -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """A ``state_dict``, or dicts and lists of such, with tensors of the host, as a machine without the device
-    needs them, and Python's numbers and lists in place of numpy's.
+    """A ``state_dict``, or dicts and lists of such, with tensors of the host, which every machine can read,
+    and Python's numbers and lists in place of numpy's.
     """
     if isinstance(value, torch.Tensor):
         return value.cpu()

@@ -24,9 +24,8 @@ def decode_images(dataset: Any, size: int, cache_dir: str | Path) -> Path:
     """The file of every image of ``dataset``, a ``CarModelsDataset``, squashed to a square: an array uint8
     ``(n, size, size, 3)``, for ``np.load``.
 
-    Decodes once, on all cores, and keeps the array in ``cache_dir`` under a name made of all that its
-    content depends on: other photos, boxes or another size make a new one. Raises ``LabError`` for broken
-    images, all of them named at once.
+    Decodes once and keeps the array in ``cache_dir`` under a name made of all that its content depends on:
+    photos, boxes, size. Raises ``LabError`` for broken images, all of them named at once.
     """
     photos = [digest(path).hex() for path in dataset.paths]
     key = json.dumps([DECODER, photos, dataset.boxes.tolist() if dataset.crop_to_box else None])
@@ -48,7 +47,7 @@ def _is_array(file: Path, length: int) -> bool:
 
 
 def _decode(dataset: Any, size: int, out: BinaryIO) -> None:
-    count, broken, live = len(dataset), {}, Live("Декодирование снимков")
+    count, broken, live = len(dataset), {}, Live("Декодирование")
     about = {"descr": "|u1", "fortran_order": False, "shape": (count, size, size, 3)}
     np.lib.format.write_array_header_1_0(out, about)
 
@@ -64,7 +63,7 @@ def _decode(dataset: Any, size: int, out: BinaryIO) -> None:
         for start in range(0, count, _BLOCK):
             block = range(start, min(start + _BLOCK, count))
             out.writelines(pool.map(squashed, block))
-            live.count(block.stop, count)
+            live.show(block.stop, count, "снимков")
     if broken:
         (_, first), *others = sorted(broken.items())
         names = ", ".join(dataset.paths[index].name for index, _ in others[:20])

@@ -20,8 +20,7 @@ class Diverged(LabError):
     """A training whose loss is no longer a number: its settings are at fault."""
 
 
-# What the words of a library's error mean in a training and what to do; the first that is found in them
-# counts.
+# What the words of a library's error mean in a training and what to do; the first that is found counts.
 _MEANINGS = {
     "out of memory|ALLOC_FAILED|DefaultCPUAllocator|MemoryError": (
         "не хватило памяти: уменьшите batch_size, затем image_size, или обучайте меньше сетей сразу"
@@ -36,13 +35,6 @@ _MEANINGS = {
     "pickle": (
         "свою функцию другим процессам не передать: берите в неё только копируемое или задайте processes=1"
     ),
-    "view size is not compatible": (
-        "веса свёрток лежат в порядке channels_last: замените в оптимизаторе view на reshape"
-    ),
-    "deepcopy|uninitialized parameter": (
-        "для ema_decay нужна копия сети: сначала пропустите через неё один пакет (слои Lazy), замените "
-        "weight_norm на parametrizations.weight_norm или уберите ema_decay"
-    ),
     "unscale FP16": "оставьте веса float32 (model.float()), в float16 считает сам train_test",
     "unexpected keyword argument|required positional argument|closure": (
         "функции вызываются так: оптимизатор — f(параметры, lr=…, weight_decay=…), сеть — f(num_classes=…), "
@@ -53,29 +45,18 @@ _CONTRACT = (
     "загрузчик даёт пары — снимки float (n, 3, H, W) и метки int64 (n,) от 0, — сеть отвечает логитами "
     "(n, классов), функция потерь даёт среднее по пакету; проверьте их"
 )
-_EXPLAINED = (
-    RuntimeError,
-    TypeError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    AssertionError,
-    ArithmeticError,
-    MemoryError,
-    OSError,
-    ImportError,
-)
+_MISTAKES = (TypeError, ValueError, LookupError, AttributeError, AssertionError, ArithmeticError)
+_FAILURES = (RuntimeError, MemoryError, OSError, ImportError)
 
 
 @contextmanager
 def explained(doing: str = "Обучение остановилось", otherwise: str = _CONTRACT) -> Iterator[None]:
-    """Turns whatever a block stumbles over into one ``LabError``: what it was ``doing``, the library's own
-    words and what they mean here, ``otherwise`` where that is not known; the error itself stays as the cause.
-    Also a decorator.
+    """Turns what a block stumbles over into one ``LabError``: what it was ``doing``, the library's own words
+    and their meaning here, or ``otherwise``; the error stays as the cause. Also a decorator.
     """
     try:
         yield
-    except _EXPLAINED as error:
+    except (*_MISTAKES, *_FAILURES) as error:
         lines = str(error).strip().splitlines() or [""]
         # A DataLoader's worker quotes its whole traceback, whose last line is the error.
         said = f"{type(error).__name__}: {lines[-1 if lines[0].startswith('Caught ') else 0][:200]}"
@@ -91,14 +72,7 @@ _KINDS = {
 }
 
 
-def check(
-    name: str,
-    value: object,
-    kind: type,
-    low: float | None = None,
-    high: float | None = None,
-    choices: Collection[str] = (),
-) -> None:
+def check(name: str, value: object, kind: type, low=None, high=None, choices: Collection[str] = ()) -> None:
     """Raises ``LabError`` unless ``value`` is of ``kind`` (int, float, bool, str), from ``low`` to ``high``
     where they are given, and one of ``choices`` where there are any.
     """

@@ -32,8 +32,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Writes ``text`` in UTF-8 to ``path``, whole or not at all; gives the path. Bytes of a file's name that
-    are no UTF-8 stand as ``\\udcaf``, which JSON reads back.
+    """Writes ``text`` in UTF-8, whole or not at all; bytes of a file's name that are none stand as JSON has
+    them, ``\\udcaf``. Gives the path.
     """
     with atomic_write(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
@@ -41,9 +41,7 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def save_tensors(state: dict, path: str | Path) -> None:
-    """``torch.save``, whole or not at all; by way of memory, since PyTorch's own writer reports a full disk
-    as a fault of its own.
-    """
+    """``torch.save``, whole or not at all; PyTorch's own writer reports a full disk as a fault of its own."""
     content = io.BytesIO()
     torch.save(state, content)
     with atomic_write(path) as unfinished:
@@ -62,14 +60,12 @@ def exclusive(path: str | Path) -> Iterator[None]:
     locks.mkdir(parents=True, exist_ok=True)
     lock = FileLock(locks / f"{path.name}.lock")
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout:
         say(f"Файл {path.name} готовит другой процесс, жду его.")
-        lock.acquire()
-    try:
+        held = lock.acquire()
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def scratch(folder: str | Path) -> Path:

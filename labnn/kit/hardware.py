@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import SGD, Optimizer
 
-from labnn.kit.errors import LabError, check
+from labnn.kit.errors import check, explained
 from labnn.kit.progress import say
 
 
@@ -39,14 +39,10 @@ def usable_device(name: str | torch.device | None = None) -> torch.device:
     PyTorch can be named, but has no kernels.
     """
     name = name or default_device()
-    try:
-        device = torch.device(name)
-        torch.ones(2, device=device).sum().item()
-        return device
-    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
-        way_out = "укажите --device cpu или установите PyTorch с его поддержкой"
-        reason = str(error).strip().partition("\n")[0]
-        raise LabError(f"Устройство «{name}» недоступно ({reason}): {way_out}.") from error
+    way_out = "укажите --device cpu или установите PyTorch с его поддержкой"
+    with explained(f"Устройство «{name}» недоступно", way_out):
+        torch.ones(2, device=name).sum().item()
+        return torch.device(name)
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
@@ -65,9 +61,7 @@ def resident(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def autocast(device: torch.device, name: str | None = None) -> torch.autocast:
-    """Arithmetic of the precision ``name``, by default the one that ``device`` is fast at; float32 changes
-    nothing.
-    """
+    """Arithmetic of the precision ``name``, by default the one that ``device`` is fast at."""
     dtype = getattr(torch, name or precision(device))
     half = dtype is not torch.float32
     return torch.autocast(device.type, dtype if half else torch.bfloat16, enabled=half)
@@ -75,11 +69,9 @@ def autocast(device: torch.device, name: str | None = None) -> torch.autocast:
 
 @cache
 def precision(device: torch.device) -> str:
-    """The name of the fastest arithmetic that ``device`` has for training.
-
-    "bfloat16": NVIDIA since Ampere (compute capability 8), a CPU with AVX512-BF16 or AMX; "float16", which
-    needs its gradients scaled: Volta and Turing (7), as Colab's T4; else "float32". A CPU without bf16
-    instructions would emulate them, slower than float32.
+    """The fastest arithmetic that ``device`` has for training: "bfloat16" on NVIDIA since Ampere (compute
+    capability 8) and on a CPU with AVX512-BF16 or AMX; "float16", which needs its gradients scaled, on Volta
+    and Turing (7), as Colab's T4; else "float32".
     """
     if device.type == "cuda":
         major, _ = torch.cuda.get_device_capability(device)
@@ -89,8 +81,8 @@ def precision(device: torch.device) -> str:
 
 
 def gradient_scaler(model: nn.Module, optimizer: Optimizer, name: str) -> GradScaler:
-    """What scales the gradients of float16 and changes nothing in another precision ``name``; prepares the
-    process and the ``optimizer`` for training ``model`` with it.
+    """What scales the gradients of float16, and nothing in another precision ``name``; prepares the process
+    and the ``optimizer`` for training ``model`` with it.
     """
     check("precision", name, str, choices=("float32", "bfloat16", "float16"))
     device = device_of(model)
@@ -104,10 +96,8 @@ def gradient_scaler(model: nn.Module, optimizer: Optimizer, name: str) -> GradSc
 
 @cache
 def keep_freed_memory() -> None:
-    """Asks glibc to keep large freed blocks for the next step instead of returning them to the system.
-
-    Every training step frees and takes again hundreds of megabytes of activations; the page faults of that
-    cost a third of the step. A process-wide setting; on other systems nothing happens.
+    """Asks glibc, for the whole process, to keep large freed blocks for the next step: taking hundreds of
+    megabytes of activations anew from the system costs a third of it in page faults.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
@@ -117,8 +107,8 @@ def keep_freed_memory() -> None:
 
 
 def environment(device: torch.device, arithmetic: str | None = None) -> dict:
-    """What the figures of a run can depend on beside the experiment: versions, processor, device, threads,
-    precision, by default the fastest.
+    """What the figures of a run can depend on beside the experiment; the precision is ``arithmetic``, by
+    default the fastest.
     """
     processor = torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine()
     return {
@@ -134,10 +124,10 @@ def environment(device: torch.device, arithmetic: str | None = None) -> dict:
 def describe_device(device: torch.device) -> str:
     """Where trainings run, in a Russian line: the device, its memory or threads, its precision."""
     about = environment(device)
-    name, hours = about["device"], ""
+    name, arithmetic = about["device"], f"точность чисел {about['precision']}"
     if device.type == "cuda":
         name += f", память {torch.cuda.get_device_properties(device).total_memory / 2**30:.0f} ГБ"
     if device.type == "cpu":
         name = f"{about['processor']}, потоков: {about['threads']}"
-        hours = "; настоящие снимки займут на процессоре часы (QUICK = True)"
-    return f"Устройство: {name}, точность чисел {about['precision']}{hours}."
+        arithmetic += "; настоящие снимки займут на процессоре часы (QUICK = True)"
+    return f"Устройство: {name}, {arithmetic}."

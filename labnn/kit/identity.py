@@ -14,35 +14,30 @@ def definition(function: Callable) -> str:
     and in the same way the functions and classes of its own module that it uses. Other objects count by their
     type only.
     """
-    return hashlib.sha256(
-        repr(_described(function, getattr(function, "__module__", None), set())).encode()
-    ).hexdigest()[:10]
+    found = repr(_described(function, getattr(function, "__module__", None), set()))
+    return hashlib.sha256(found.encode()).hexdigest()[:10]
 
 
 def _described(thing: Any, module: str | None, seen: set[int]) -> Any:
     if thing is None or isinstance(thing, (bool, int, float, str, bytes)):
         return thing
-    if isinstance(thing, (list, tuple, set, frozenset)):
-        return [_described(part, module, seen) for part in thing]
-    if isinstance(thing, dict):
-        return [[_described(part, module, seen) for part in item] for item in thing.items()]
     if isinstance(thing, partial):
-        return [_described(part, module, seen) for part in (thing.func, thing.args, thing.keywords)]
-    if (
-        not (inspect.isfunction(thing) or inspect.isclass(thing))
-        or id(thing) in seen
-        or thing.__module__ != module
-    ):
+        thing = thing.func, thing.args, thing.keywords
+    if isinstance(thing, dict):
+        thing = list(thing.items())
+    if isinstance(thing, (set, frozenset)):
+        thing = sorted(thing, key=repr)  # their own order is another in every process
+    if isinstance(thing, (list, tuple)):
+        return [_described(part, module, seen) for part in thing]
+    known = not (inspect.isfunction(thing) or inspect.isclass(thing)) or id(thing) in seen
+    if known or thing.__module__ != module:
         return f"{type(thing).__name__} {getattr(thing, '__qualname__', '')}"
     seen.add(id(thing))
-    parts: list[Any] = [_source(thing)]
-    if inspect.isfunction(thing):
-        variables = inspect.getclosurevars(thing)
-        around = {**variables.nonlocals, **variables.globals}
-        parts += [
-            _described(part, module, seen) for part in (around, thing.__defaults__, thing.__kwdefaults__)
-        ]
-    return parts
+    if inspect.isclass(thing):
+        return [_source(thing)]
+    variables = inspect.getclosurevars(thing)
+    around = {**variables.nonlocals, **variables.globals}, thing.__defaults__, thing.__kwdefaults__
+    return [_source(thing), *_described(around, module, seen)]
 
 
 def _source(thing: Any) -> str:

@@ -33,7 +33,5 @@ def read_picture(path: Path, box: Sequence[int] | None = None) -> Image.Image:
         return image.crop(edges)
     except Exception as error:  # the decoders raise whatever the broken bytes led them to
         reason = str(error).replace(str(path), path.name)
-        way_out = "замените его снимком JPEG или PNG либо исправьте рамку"
-        if getattr(error, "errno", None):  # the disk's fault, not the picture's
-            way_out = "проверьте путь, диск и право читать, сам снимок может быть цел"
+        way_out = "проверьте путь и рамку или замените его снимком JPEG или PNG"
         raise LabError(f"Снимок {path} не читается ({reason}): {way_out}.") from error

@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# Called after each epoch with the history so far, a dict an epoch, and the number of epochs that it will
-# have.
+# Called after each epoch with the history so far, a dict an epoch, and the number of epochs in all.
 Progress = Callable[[list[dict], int], None]
 
 
 def say(text: str, end: str = "\n") -> None:
-    """Prints; what the console cannot show becomes «?», and one that is gone ends no training."""
+    """Prints; what the console cannot show becomes "?", and one that is gone ends no training."""
     try:
         print(text, end=end, flush=True)
     except UnicodeEncodeError:
@@ -50,35 +49,31 @@ class Live:
     state as plain text, with no widget; the last line of a terminal. A file gets the last state only.
     """
 
-    def __init__(self, title: str = ""):
+    def __init__(self, title: str):
         self.title = title
-        self._start, self._first, self._handle = time.perf_counter(), None, None
+        self._start, self._first, self._handle = 0.0, None, None
 
-    def count(self, done: int, total: int, unit: str = "", text: str = "") -> None:
-        """Shows «``done`` из ``total``» and the time left by the pace since the first call, which may find
-        part of the work done before.
+    def show(self, done: int, total: int, unit: str = "", text: str = "") -> None:
+        """Replaces the line by «``done`` из ``total``», the time left by the pace since the first call, and
+        ``text``.
         """
-        if self._first is None:
+        if self._first is None:  # part of the work may be done before
             self._start, self._first = time.perf_counter(), done
-        spent, made = time.perf_counter() - self._start, done - self._first
-        left = f", осталось около {clock(spent / made * (total - done))}" if made and done < total else ""
-        took = f", заняло {clock(spent)}" if done == total and made else ""
-        self.show(f"{unit} {done} из {total}{left}{took}{text}".strip(), last=done == total)
-
-    def show(self, text: str, *, last: bool = False) -> None:
-        """Replaces the line by ``text``; the ``last`` state of it stays."""
-        text = f"{self.title}: {text}" if self.title else text
+        spent, made, last = time.perf_counter() - self._start, done - self._first, done == total
+        pace = f", осталось около {clock(spent / made * (total - done))}" if made else ""
+        pace = f", заняло {clock(spent)}" if made and last else pace
+        line = f"{self.title}: {unit} {done} из {total}{pace}{text}"
         ipython = sys.modules.get("IPython")
         if ipython is not None and hasattr(ipython.get_ipython(), "kernel"):
-            content = {"text/plain": text}
+            content = {"text/plain": line}
             if self._handle is None:
                 self._handle = ipython.display.display(content, raw=True, display_id=True)
             else:
                 self._handle.update(content, raw=True)
         elif getattr(sys.stdout, "isatty", bool)():
-            say("\r" + text.ljust(80), end="\n" if last else "")
+            say("\r" + line.ljust(80), end="\n" if last else "")
         elif last:
-            say(text)
+            say(line)
 
 
 def clock(seconds: float) -> str:

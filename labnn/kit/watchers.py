@@ -17,15 +17,14 @@ MAXIMUM_COLUMNS = ["maximum_share", "step_10", "step_50", "step_90"]
 
 _STEPS_TO_LEARN = 100  # before that an answer that is the same for every image is no sign of anything
 
-# Of the entropy of the labels. In the recorded runs: 1.5e-7 and less where the network stayed dead, up to
-# 3.4e-6 on a plateau that it left later, 4e-5 and more once its answers differed between photos.
+# Of the entropy of the labels. In the recorded runs: up to 1.5e-7 where the network stayed dead, up to 3.4e-6
+# on a plateau that it left later, from 4e-5 on once its answers differed between photos.
 _DEAD_INFORMATION = 3e-5
 
 
 class Epoch(NamedTuple):
-    """What a watcher sees: the row of the history in the making and the rows before it, the steps of all
-    epochs, the network that is tested, the optimizer, the test (``train.Evaluation``; None in an epoch
-    without one) and the loader of the test.
+    """What a watcher sees: the row of the history in the making and the rows before it, the steps so far, the
+    network that is tested, the optimizer, the test (``train.Evaluation``, None without one), its loader.
     """
 
     row: dict
@@ -38,12 +37,9 @@ class Epoch(NamedTuple):
 
 
 def watch_collapse(epoch: Epoch) -> dict:
-    """``test_information``, the mutual information between a picture and the answer drawn from the
-    network's probabilities, nats (Bridle et al. 1991), and ``collapsed``: whether it is none, every picture
-    being answered alike. It is a surer sign than the loss, which a healthy network may share after a slow
-    start.
-
-    Says so the first time, and when the network recovers.
+    """``test_information``, the mutual information between a picture and the answer drawn from the network's
+    probabilities, nats (Bridle et al. 1991), and ``collapsed``: whether it is none, every picture being
+    answered alike. Says so the first time, and when the network recovers.
     """
     test = epoch.test
     if test is None:
@@ -99,9 +95,7 @@ class ChanceLevels(NamedTuple):
 
 def chance_levels(labels: Sequence[int]) -> ChanceLevels:
     """Accuracy of a uniform guess, share of the largest class, ln K and the entropy of ``labels``, int
-    ``(n,)``, with K classes.
-
-    A network whose loss stops between the last two, with the second as accuracy, has learned the class shares
+    ``(n,)``, with K classes. A network whose loss stops between the last two has learned the class shares
     only.
     """
     counts = np.unique(np.asarray(labels), return_counts=True)[1]
