@@ -26,8 +26,8 @@ _ANNOTATIONS = {"train": "devkit/cars_train_annos.mat", "test": TEST_FILE}
 
 
 def download(root: str | Path, *, official: pd.DataFrame | None = None, endpoint: str | None = None) -> Path:
-    """Stanford Cars in ``root``, from Hugging Face or else from Kaggle, whose clients check what comes and
-    go on where they were cut off; what is there already is looked at only. Gives ``root``.
+    """Stanford Cars in ``root``, from Hugging Face or else from Kaggle, whose clients go on where they were
+    cut off; what is there already is looked at only. Gives ``root``.
 
     The folder appears whole, with the ``official`` classes and numbers of photos, or not at all. The boxes
     of the first source come from Kaggle; where it does not answer, a box is the whole photo, which is said.
@@ -74,6 +74,7 @@ def _is_there(root: Path, official: pd.DataFrame) -> bool:
 
 
 def _check(root: Path, official: pd.DataFrame) -> None:
+    """Raises ``LabError`` where not the whole official set is."""
     *parts, class_names = find_dataset(root)
     names = [list(map(same_name, some)) for some in (class_names, official["class"])]
     for part, listing in zip(_ANNOTATIONS, parts, strict=True):
@@ -113,8 +114,8 @@ def _from_huggingface(root: Path, official: pd.DataFrame, packed: Path, endpoint
 
 
 def _take_boxes(table: pd.DataFrame, part: str) -> None:
-    """Puts the official boxes into ``table``, if they can be had and the photos stand in their order:
-    labels, which the test part's lack there, and boxes agree with the photos.
+    """Puts the official boxes into ``table`` if they can be had and fit the photos; the test part's have no
+    labels there.
     """
     try:
         file = kagglehub.dataset_download(_BOXES[0], path=_BOXES[1].format(part=part))
@@ -130,12 +131,4 @@ def _take_boxes(table: pd.DataFrame, part: str) -> None:
 
 def _from_kaggle(root: Path, official: pd.DataFrame) -> None:
     train, *_ = find_dataset(Path(kagglehub.dataset_download(_KAGGLE)))
-    shutil.copytree(train.images_dir.parent, root, copy_function=_link)
-
-
-def _link(source: str, target: str) -> None:
-    """The same file at ``target`` without its bytes twice, where the disk can."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+    shutil.copytree(train.images_dir.parent, root)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from labnn.kit.errors import LabError
+from labnn.kit.errors import LabError, explained
 from labnn.kit.progress import say
 
 BOX = ["bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2"]
@@ -36,9 +36,7 @@ class Listing(NamedTuple):
 
 
 def official_classes() -> pd.DataFrame:
-    """The 196 classes in the official order, ``class``, with their photos in both parts, ``train`` and
-    ``test``.
-    """
+    """The 196 classes in the official order, ``class``, with their numbers of photos, ``train``, ``test``."""
     return pd.read_csv(Path(__file__).with_name("stanford_cars.csv"))
 
 
@@ -62,20 +60,16 @@ def find_dataset(root: Path) -> tuple[Listing, Listing, list[str]]:
         for find in (_official, _single_file, _class_folders):
             if found := find(base):
                 return found
-    there = (
-        f"там есть: {_few(_visible(root))}" if root.is_dir() and _visible(root) else "там пусто или её нет"
-    )
+    there = f"есть: {_few(_visible(root))}" if _visible(root) else "пусто или её нет"
     raise LabError(
-        f"В папке {root} нет набора данных ({there}): нужны devkit и cars_train, как в официальном наборе, "
-        "либо папки классов train/КЛАСС и test/КЛАСС; официальный скачает команда python -m labnn download "
-        f"--data {root}."
+        f"В папке {root} нет набора данных (там {there}): нужны devkit и cars_train, как в официальном, либо "
+        "папки классов train/КЛАСС и test/КЛАСС; официальный скачает команда "
+        f"python -m labnn download --data {root}."
     )
 
 
 def list_photos(folder: str | Path) -> list[str]:
-    """The photos at any depth below ``folder``, paths relative to it with "/", sorted; hidden and system
-    entries are left out.
-    """
+    """The photos at any depth below ``folder``, relative to it, sorted; no hidden and system entries."""
     return [name for name in _files(folder) if name.lower().endswith(_PHOTOS)]
 
 
@@ -85,10 +79,8 @@ def read_annotations(file: Path, images_dir: Path, class_names: Sequence[str] | 
     Raises ``LabError``: a file that cannot be read or has no labels, a label outside ``class_names``, a
     file name that leads out of ``images_dir``.
     """
-    folder = images_dir.resolve()
-    return _listing(
-        load_mat(file, "annotations"), file, images_dir, class_names, (folder.parent.name, folder.name)
-    )
+    table, folder = load_mat(file, "annotations"), images_dir.resolve()
+    return _listing(table, file, images_dir, class_names, (folder.parent.name, folder.name))
 
 
 def load_mat(file: Path, name: str) -> Any:
@@ -114,16 +106,12 @@ def _listing(
 ) -> Listing:
     """The photos in the rows of ``table``, which is looked at: what is wrong in it would be trained on."""
     most = np.inf if class_names is None else len(class_names)
-    try:
+    way_out = f"возьмите официальный файл с метками, для теста {TEST_FILE}"
+    with explained(f"В файле разметки {file} нет меток или рамок числами", way_out):
         table = table[["fname", "class", *BOX]].astype({"fname": str})
         numbers = table[["class", *BOX]].astype(float)
         inside = ~table["fname"].str.contains(r"[/\\\0]|^\.*$")
         fits = (numbers % 1 == 0).all(axis=1) & numbers["class"].between(1, most) & inside
-    except (KeyError, TypeError, ValueError) as error:
-        raise LabError(
-            f"В файле разметки {file} нет меток или рамок числами ({error}): возьмите официальный файл с "
-            f"метками, для теста {TEST_FILE}."
-        ) from error
     fits &= ~table["fname"].duplicated(keep=False)
     if table.empty or not fits.all():
         row = "нет снимков" if table.empty else f"негодная строка {table[~fits].iloc[0].to_dict()}"
@@ -138,7 +126,7 @@ def _listing(
 def _bases(root: Path, depth: int = 4) -> Iterator[Path]:
     """``root`` and the folders in it that may stand for it, as archives unpack."""
     yield root
-    folders = [name for name in _visible(root) if (root / name).is_dir()] if root.is_dir() else []
+    folders = _folders(root)
     only = [name for name in folders if name == "stanford_cars"] or folders
     if len(only) == 1 and depth:
         yield from _bases(root / only[0], depth - 1)
@@ -181,8 +169,6 @@ def _class_folders(base: Path) -> tuple[Listing, Listing, list[str]] | None:
     folders = [_part(base, words) for words in _PARTS.values()]
     if None in folders:
         return None
-    if folders[0].samefile(folders[1]):
-        raise LabError(f"Папки {folders[0]} и {folders[1]} — одна и та же: разделите снимки на две части.")
     files = list(map(_files, folders))
     photos = [[name for name in names if "/" in name and name.lower().endswith(_PHOTOS)] for names in files]
     if not any(photos):
@@ -221,7 +207,7 @@ def _part(base: Path, words: Sequence[str]) -> Path | None:
     """The folder in ``base`` that is called by the first of ``words`` to name only one: "train",
     "seg_train".
     """
-    folders = [name for name in _visible(base) if (base / name).is_dir()] if base.is_dir() else []
+    folders = _folders(base)
     for word in words:
         same = [name for name in folders if name.lower() == word]
         found = same or [name for name in folders if word in re.split(r"[\W_]+", name.lower())]
@@ -237,12 +223,9 @@ def _unwrapped(folder: Path) -> Path:
 
 
 def _class_of(photo: str, official: dict[str, str]) -> str:
-    """The class of a photo; the slash of an official name may have become a folder: "Ram C/V Cargo"."""
-    levels = photo.split("/")[:-1]
-    above = ["/".join(levels[:depth]) for depth in range(1, len(levels) + 1)]
-    return next(
-        (official[same_name(path)] for path in above if same_name(path) in official), _text(levels[0])
-    )
+    """The name of the folder of a photo, or the official one that it spells."""
+    name = _text(photo.partition("/")[0])
+    return official.get(same_name(name), name)
 
 
 def _text(name: str) -> str:
@@ -251,7 +234,12 @@ def _text(name: str) -> str:
 
 
 def _visible(folder: str | Path) -> list[str]:
-    return sorted(name for name in os.listdir(folder) if not _LITTER.fullmatch(name))
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    return sorted(name for name in names if not _LITTER.fullmatch(name))
+
+
+def _folders(base: Path) -> list[str]:
+    return [name for name in _visible(base) if (base / name).is_dir()]
 
 
 def _files(folder: str | Path, above: tuple[Path, ...] = ()) -> list[str]:

@@ -110,10 +110,8 @@ def test_class_folders_have_no_boxes_which_is_told(tmp_path, capsys):
     assert not describe(data)["crop_to_box"] and data.train.image(0).size == (8, 6)
 
 
-# The slash of the last class cannot stand in a folder's name: it is replaced, dropped, or makes two folders.
-@pytest.mark.parametrize(
-    "ram", ["Ram C-V Cargo Van", "Ram C_V Cargo Van", "Ram CV Cargo Van", "Ram C/V Cargo Van"]
-)
+# The slash of the last class cannot stand in a folder's name: it is replaced or dropped.
+@pytest.mark.parametrize("ram", ["Ram C-V Cargo Van", "Ram C_V Cargo Van", "Ram CV Cargo Van"])
 def test_official_classes_stand_in_the_official_order_and_own_ones_after_them(ram, tmp_path):
     official = ["AM General Hummer SUV 2000", "Acura RL Sedan 2012", "Acura Integra Type R 2001"]
     ram = f"{ram} Minivan 2012"
@@ -242,11 +240,6 @@ def test_a_link_to_nothing_is_an_absent_photo(tmp_path):
     assert len(open_dataset(tmp_path, missing="skip").train) == 6
 
 
-def train_in_test(root):
-    paint_set(root, parts=["train"])
-    (root / "test").symlink_to(root / "train", target_is_directory=True)
-
-
 def emptied_test(root):
     shutil.rmtree(paint_set(root) / "test")
     (root / "test").mkdir()
@@ -259,7 +252,6 @@ def emptied_test(root):
         (lambda root: paint_set(root, parts=["."]), "buggy, sedan, truck.*train/КЛАСС и test/КЛАСС"),
         (lambda root: paint_set(root, parts=["train"]), "там есть: train.*test/КЛАСС"),
         (lambda root: paint_set(root, ["documents/2024"], parts=["home"]), "нет набора данных"),
-        (train_in_test, "train и .*test — одна и та же: разделите"),
         (lambda root: paint_set(root, parts=["train/images", "test/images"]), "только один класс, images"),
         (emptied_test, "test нет снимков в папках классов: положите"),
         (lambda root: paint(paint_set(root) / "test" / "Sedan" / "1.png"), "нет в .*train: Sedan"),
