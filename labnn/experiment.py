@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
@@ -44,11 +44,10 @@ class Run:
     """A finished run: its experiment, data set, history (the columns of ``train_test``), test predictions and
     environment.
 
-    ``data``: what ``describe`` gave. ``predictions``: one row a test image, in the order of the
-    annotations, with ``label`` and ``prediction``, and in newer records the four next best, ``second`` to
-    ``fifth``. ``environment``: versions, processor, device, threads, precision, and ``earlier``, the
-    same of the epochs before it was resumed elsewhere. ``definitions``: what the user's own functions were
-    that the experiment names (``identity.definition``).
+    ``data``: what ``describe`` gave. ``predictions``: one row a test image, in the order of the annotations:
+    ``label``, ``prediction``, in newer records the next best, ``second`` to ``fifth``. ``environment``:
+    ``hardware.environment``, and ``earlier``, the same of the epochs before it was resumed elsewhere.
+    ``definitions``: what the user's own functions were that the experiment names (``identity.definition``).
     """
 
     experiment: Experiment
@@ -70,9 +69,8 @@ class Run:
         """
         folder = Path(folder)
         if folder.exists():
-            raise LabError(
-                f"Папка прогона {folder} уже есть, готовый прогон не перезаписывается: переименуйте её."
-            )
+            way_out = "готовый прогон не перезаписывается: переименуйте её"
+            raise LabError(f"Папка прогона {folder} уже есть, {way_out}.")
         unfinished = folder.with_name(f".{folder.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         last = self.history.iloc[-1].drop(["epoch", "lr", "seconds"]).to_dict()
@@ -98,8 +96,6 @@ class Run:
             settings, data, final = record["experiment"], record["data"], record["final"]
             if newer := set(settings) - {one.name for one in fields(Experiment)}:
                 raise ValueError(f"её записала более новая версия: настроек {', '.join(newer)} здесь нет")
-            if missing := FIRST_SETTINGS - set(settings):  # a default would be a guess
-                raise ValueError(f"нет настроек {', '.join(sorted(missing))}")
             with open(folder / "history.csv", encoding="utf-8-sig", newline="") as file:
                 columns = zip(*csv.reader(file), strict=True)
                 history = pd.DataFrame({name: [*map(_value, cells)] for name, *cells in columns})
@@ -109,8 +105,7 @@ class Run:
             last = history[HISTORY_COLUMNS].astype(float).iloc[-1]  # a spreadsheet may have left words
             fits = history["epoch"].tolist() == list(range(1, run.experiment.epochs + 1))
             fits &= all(last[name] == final[name] for name in FIGURES) and len(answers) == data["test"]
-            # Machines round otherwise, so that an answer or two may differ from the test after the last
-            # epoch.
+            # Machines round otherwise: an answer or two may differ from the test after the last epoch.
             fits &= abs(right - len(answers) * last["test_accuracy"]) <= len(answers) // 100 + 0.5
             if not (fits and answers[["label", "prediction"]].isin(range(data["classes"])).all(axis=None)):
                 raise ValueError("run.json, history.csv и predictions.csv противоречат друг другу")
@@ -123,9 +118,7 @@ class Run:
 
 
 def _value(text: str) -> int | float | bool | str:
-    """What a cell of a history says, to the last digit in every version of pandas; a watcher's words stay
-    words.
-    """
+    """What a cell of a history says, to the last digit in every version of pandas."""
     for kind in (int, float):
         with suppress(ValueError):
             return kind(text)
@@ -133,7 +126,7 @@ def _value(text: str) -> int | float | bool | str:
 
 
 class Order(NamedTuple):
-    """One training that is asked for, by all that its name depends on: settings, what its data is
+    """A training that is asked for, by all that its name depends on: settings, what its data is
     (``describe``) and what the user's own functions are (``own_definitions``).
     """
 
@@ -196,7 +189,6 @@ def load_runs(runs_dir: str | Path) -> list[Run]:
     A folder that is not named as its run, such as a copy, is told and not counted.
     """
     runs = []
-    # Sorted, for a folder's own order is another on every disk.
     for path in sorted(Path(runs_dir).expanduser().glob("[!.]*/run.json")):
         run = Run.load(path.parent)
         if _is_named(run, path.parent):
@@ -222,29 +214,22 @@ def run_or_load(
     threads: int | None = None,
 ) -> Run:
     """The run of ``experiment`` on ``data``: read from ``runs_dir`` if it is recorded there, else trained and
-    recorded.
+    recorded; of two processes that ask for the same run the second waits and reads.
 
-    Two calls for the same run, in two processes, do not disturb each other: the second waits and reads what
-    the first recorded. ``progress`` is called after each epoch, and once with the whole history of a run
-    that was found. ``cache_dir`` holds the decoded images, the checkpoint of an interrupted training, from
-    which the next call goes on, and the weights of finished ones, a ``state_dict`` in ``NAME.pt``; of one on
-    Google Drive only the weights lie there (``files.scratch``).
-    ``device``: by default a GPU where there is one. The same experiment gives the same history (``seconds``
-    apart), to the last digit on one machine's CPU with the same number of ``threads``; on a GPU the order
-    of sums in the backward pass varies, and the last digits with it. Raises ``LabError``, its cause the
-    library's error.
+    ``progress`` is called after each epoch, and once with the whole history of a run that was found.
+    ``cache_dir`` holds the decoded images, the checkpoint of an interrupted training, from which the next
+    call goes on, and the weights of finished ones, a ``state_dict`` in ``NAME.pt``; of one on Google Drive
+    only the weights lie there (``files.scratch``). ``device``: by default a GPU where there is one. The same
+    experiment gives the same history (``seconds`` apart), to the last digit on one machine's CPU with the
+    same number of ``threads``; a GPU's sums vary in theirs. Raises ``LabError``, its cause the library's.
     """
-    asked = order(experiment, data)
-    places = {"runs_dir": runs_dir, "cache_dir": cache_dir, "device": device}
-    return train_once(
-        asked, lambda: decode(experiment, data, cache_dir), **places, progress=progress, threads=threads
-    )
+    asked, photos = order(experiment, data), partial(decode, experiment, data, cache_dir)
+    return train_once(asked, photos, runs_dir, cache_dir, device, progress, threads)
 
 
 def train_once(
     asked: Order,
     photos: Callable[[], "Photos"],
-    *,
     runs_dir: str | Path,
     cache_dir: str | Path,
     device: str | torch.device | None,
@@ -267,9 +252,8 @@ def train_once(
                 return run
     run = Run.load(folder)
     if not _is_named(run, folder):
-        raise LabError(
-            f"В папке {folder} запись другого прогона, {run.name}: переименуйте папку или верните свою."
-        )
+        way_out = "переименуйте папку или верните свою"
+        raise LabError(f"В папке {folder} запись другого прогона, {run.name}: {way_out}.")
     progress(run.history.to_dict("records"), asked.experiment.epochs)
     return run
 
@@ -287,9 +271,7 @@ class Photos(NamedTuple):
 
 
 def decode(experiment: Experiment, data: CarsData, cache_dir: str | Path = "data/cache") -> Photos:
-    """Decodes ``data`` for ``experiment``, once; pictures to crop from are kept a quarter larger, so that
-    crops stay sharp.
-    """
+    """Decodes ``data`` for ``experiment``, once; for sharp crops, pictures to crop from a quarter larger."""
     size = experiment.image_size
     train_size = size * 5 // 4 if experiment.min_crop_area < 1 else size
     train_file = decode_images(data.train, train_size, cache_dir)
@@ -322,8 +304,7 @@ def train(
     progress: Progress = print_progress,
     threads: int | None = None,
 ) -> tuple[Run, dict]:
-    """Trains what is ``asked`` on ``photos`` and tests it: the run and the network's ``state_dict``,
-    tensors on the CPU.
+    """Trains what is ``asked`` on ``photos``: the run and the network's ``state_dict``, tensors on the CPU.
 
     ``threads`` of the CPU: by default those of the checkpoint, or as many as PyTorch has.
     """

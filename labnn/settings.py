@@ -18,8 +18,7 @@ from labnn.model import SqueezeNet
 
 class Method(NamedTuple):
     """An optimizer that experiments can name: ``make(parameters, lr=..., weight_decay=...)``, as PyTorch's
-    own classes are called, its name in texts and colour in figures, and the weight decay that is usual with
-    it.
+    own are called, its name in texts, its colour in figures, and the weight decay that is usual with it.
     """
 
     make: Callable[..., Optimizer]
@@ -28,16 +27,15 @@ class Method(NamedTuple):
     weight_decay: float = 0.0
 
 
-# In the order of tables. The decay of the AdamW ones is decoupled (Loshchilov and Hutter, arXiv
-# 1711.05101), that of the others is added to the gradient, as PyTorch has it. A user adds a ``Method``, or
-# its ``make`` alone, by a key.
+# In the order of tables. The decay of the AdamW ones is decoupled (Loshchilov and Hutter, arXiv 1711.05101),
+# that of the others is added to the gradient. A user adds a ``Method``, or its ``make`` alone, by a key.
 OPTIMIZERS: dict[str, Method | Callable[..., Optimizer]] = {
     "amsgrad": Method(partial(Adam, amsgrad=True, fused=True), "AMSGrad", "#c1440e"),
     "adam": Method(partial(Adam, fused=True), "Adam", "#1f5a96"),
     "adamw-amsgrad": Method(partial(AdamW, amsgrad=True, fused=True), "AdamW-AMSGrad", "#c77700", 0.05),
     "adamw": Method(partial(AdamW, fused=True), "AdamW", "#3d8bc4", 0.05),
     "nadam": Method(NAdam, "NAdam", "#2e7d4f"),
-    # SqueezeNet's own, with its weight decay
+    # As in SqueezeNet's paper.
     "sgd": Method(partial(SGD, momentum=0.9, fused=True), "SGD с импульсом", "#6b4c9a", 2e-4),
 }
 
@@ -54,16 +52,13 @@ def method(name: str) -> Method:
     return entry if isinstance(entry, Method) else Method(entry, name, f"C{sum(str(name).encode()) % 10}")
 
 
-def setting(
-    default: Any, words: str | dict[str, str], low: float | None = None, high: float | None = None
-) -> Any:
-    """A field of ``Experiment``: its words in texts and in the terminal's help, and its least and greatest
-    value.
+def setting(default: Any, words: str | dict[str, str], low=None, high=None) -> Any:
+    """A field of ``Experiment``: its words in texts and in the terminal's help, its least and greatest value.
 
     In the words ``{}`` is the value and ``{percent}`` that of a share; what follows a "|" is said of a
     value 0 or False. A setting with a few values has the words of each.
     """
-    return field(default=default, metadata={"words": words, "low": low, "high": high})
+    return field(default=default, metadata={"words": words, "limits": (low, high)})
 
 
 @dataclass(frozen=True)
@@ -114,14 +109,9 @@ class Experiment:
             object.__setattr__(self, "weight_decay", method(self.optimizer).weight_decay)
         for one in fields(self):
             value, kind = getattr(self, one.name), float if one.default is None else type(one.default)
-            about = one.metadata
-            choices = about["words"] if isinstance(about["words"], dict) else ()
-            check(one.name, value, kind, about["low"], about["high"], choices)
+            words, limits = one.metadata["words"], one.metadata["limits"]
+            check(one.name, value, kind, *limits, choices=words if isinstance(words, dict) else ())
             object.__setattr__(self, one.name, kind(value))  # 0 and 0.0, or numpy's, are one experiment
-        for name, most in {"start_size": self.image_size, "test_size": 4096}.items():
-            if getattr(self, name) and not 32 <= getattr(self, name) <= most:
-                value = f"{name}={getattr(self, name)}"
-                raise LabError(f"Значение {value} не годится: задайте 0 или от 32 до {most}.")
 
     def words(self, name: str) -> str:
         """How Russian texts call the value of the setting ``name``."""
@@ -141,12 +131,11 @@ class Experiment:
         return ", ".join(self.words(name) for name in different if name not in ("seed", "test_every"))
 
 
-# The settings that the first records have. Every other one came later and is in the name of a run only
-# where it is not the default, so that a new setting renames no record.
+# The settings of the first records. A later one is in the name of a run only where it is not the default, so
+# that it renames no record.
 FIRST_SETTINGS = {one.name for one in fields(Experiment)[:26]}
 
-# The recipe of the laboratory work that this one replaces: torchvision's network and Adam with a constant
-# rate.
+# The recipe of the laboratory work that this one replaces: torchvision's network, Adam with a constant rate.
 ORIGINAL = Experiment(
     optimizer="adam",
     epochs=10,
@@ -170,9 +159,7 @@ ORIGINAL = Experiment(
 
 
 def own_functions(experiment: Experiment) -> dict[str, Any]:
-    """The entries of ``OPTIMIZERS`` and ``NETWORKS`` that ``experiment`` names and that are the user's own,
-    by setting; those that come with labnn are known by name.
-    """
+    """The user's own entries of ``OPTIMIZERS`` and ``NETWORKS`` that ``experiment`` names, by setting."""
     named = {"optimizer": OPTIMIZERS.get(experiment.optimizer), "network": NETWORKS.get(experiment.network)}
     return {name: one for name, one in named.items() if one is not None and id(one) not in _SHIPPED}
 
@@ -183,17 +170,14 @@ def own_definitions(experiment: Experiment) -> dict[str, str]:
 
 
 def check_names(experiment: Experiment) -> None:
-    """Raises ``LabError`` for an optimizer or a network that is in no table, and for an optimizer that can be
-    in no folder's name. Records of such runs can still be read.
+    """Raises ``LabError`` for an optimizer or a network that is in no table, or in no folder's name; their
+    records can still be read.
     """
-    for name, table in (("optimizer", OPTIMIZERS), ("network", NETWORKS)):
-        if (value := getattr(experiment, name)) not in table:
-            known = f"выберите из {', '.join(table)} или добавьте свой пункт в {name.upper()}S"
-            raise LabError(f"Нет {name}={value!r}: {known}.")
+    check("optimizer", experiment.optimizer, str, choices=OPTIMIZERS)
+    check("network", experiment.network, str, choices=NETWORKS)
     if set(experiment.optimizer) & set('/\\:*?"<>|\n'):
-        raise LabError(
-            f"Имя оптимизатора {experiment.optimizer!r} не годится для папки: уберите / и подобное."
-        )
+        name = f"Имя оптимизатора {experiment.optimizer!r}"
+        raise LabError(f"{name} не годится для папки: уберите / и подобное.")
 
 
 def make_model(experiment: Experiment, num_classes: int, device: str | torch.device = "cpu") -> nn.Module:
@@ -208,25 +192,23 @@ def make_model(experiment: Experiment, num_classes: int, device: str | torch.dev
 def make_optimizer(
     experiment: Experiment, model: nn.Module, steps: int
 ) -> tuple[Optimizer, lr_scheduler.LRScheduler | None]:
-    """The optimizer of ``experiment`` over ``model`` and its schedule of ``steps`` steps, None for a
-    constant rate.
+    """The optimizer of ``experiment`` over ``model`` and its schedule of ``steps`` steps, None for a constant
+    rate; groups of weights keep the rates, or their ratios, that they were made with.
 
-    Groups of weights that an own optimizer was made with keep their rates or their ratios. Raises
-    ``LabError`` for a ``beta2`` that the optimizer has no place for.
+    Raises ``LabError`` for a ``beta2`` that the optimizer has no place for.
     """
     make = method(experiment.optimizer).make
     optimizer = make(model.parameters(), lr=experiment.lr, weight_decay=experiment.weight_decay)
     if experiment.beta2 != Experiment.beta2:  # else an own optimizer keeps the betas that it was made with
         for group in optimizer.param_groups:
             if "betas" not in group:
-                name = f"оптимизатор {experiment.optimizer}"
-                raise LabError(f"Значение beta2={experiment.beta2} не годится: {name} его не имеет.")
+                raise LabError(f"Значение beta2 не годится: оптимизатор {experiment.optimizer} его не имеет.")
             group["betas"] = (group["betas"][0], experiment.beta2)
     if experiment.schedule == "constant":
         return optimizer, None
-    # Without cycling momentum: beta1 stays what the two papers have.
-    options = {"pct_start": experiment.warmup, "cycle_momentum": False}
-    if experiment.warmup * steps == 1:
-        options["pct_start"] *= 1 - 1e-9  # a warm-up of exactly one step is divided by its length less one
+    # A warm-up of exactly one step is divided by its length less one.
+    warmup = experiment.warmup * (1 - 1e-9 if experiment.warmup * steps == 1 else 1)
     peaks = [group["lr"] for group in optimizer.param_groups]
-    return optimizer, lr_scheduler.OneCycleLR(optimizer, peaks, steps, **options)
+    # Without cycling momentum: beta1 stays what the two papers have.
+    schedule = lr_scheduler.OneCycleLR(optimizer, peaks, steps, pct_start=warmup, cycle_momentum=False)
+    return optimizer, schedule
