@@ -41,7 +41,7 @@ def run_all(
     processes: int | None = 1,
     cluster: str | None = None,
     threads: int | None = None,
-    title: str = "",
+    title: str = "Обучение",
     skip_diverged: bool = False,
 ) -> list[Run]:
     """``run_or_load`` of every experiment, equal ones once; in the order given.
@@ -113,7 +113,7 @@ class _Tally:
         self.done[experiment] = epoch
         ended = sum(epochs == one.epochs for one, epochs in self.done.items())
         runs = f", прогонов {ended} из {len(self.done)}"
-        self.live.count(sum(self.done.values()), self.total, "эпох", runs)
+        self.live.show(sum(self.done.values()), self.total, "эпох", runs)
 
 
 _Ended = Iterator[tuple[Experiment, Run | Diverged]]
