@@ -119,7 +119,7 @@ def test_pictures_pasted_and_beside_the_notebook_are_in_the_page(tmp_path):
 
 
 MATH = [r"$$x = 0{,}9 \tag{3}$$", r"\begin{equation}x\end{equation}", r"$\begin{cases}1\\2\end{cases}$"]
-MATH += [rf"\begin{{{name}}} a &= b \\ c &= d \end{{{name}}}" for name in ("align", "aligned", "gather")]
+MATH += [rf"\begin{{{name}}} a &= b \\ c &= d \end{{{name}}}" for name in ("align", "aligned", "matrix")]
 
 
 def test_formulas_of_every_kind_are_mathml(tmp_path):

@@ -5,43 +5,33 @@ import re
 import shutil
 import subprocess
 import tempfile
-from base64 import b64encode
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from html import escape
-from mimetypes import guess_type
 from pathlib import Path
 from urllib.parse import unquote
 
 from labnn.kit.errors import LabError
 from labnn.kit.files import atomic_write, write_text
-from labnn.kit.progress import say
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge")
 _EPOCH_LINE = re.compile(r"^Эпоха \d+, Время обучения: .*\n?", re.M)
-# What latex2mathml lacks or, as "align", numbers by itself, by what it has; Jupyter numbers nothing.
-_SAME_AS = {"align": "align*", "aligned": "align*"} | dict.fromkeys(
-    ("gather", "gather*", "gathered"), "matrix"
-)
 
 
 def write_html(notebook: str | Path, path: str | Path, code: bool = True) -> Path:
-    """Writes the executed ``notebook`` as one HTML file that needs no other and no network; gives its path.
+    """Writes the executed ``notebook`` as one HTML file that needs no other; gives its path.
 
     Images are embedded, formulas become MathML. A cell tagged "title" comes first, then a list of contents;
-    those tagged "screen" are left out. Code folds; what stood before the title is on no paper, and what it
-    printed is left out. Without ``code`` there is no source, neither of cells nor shown by ``show.source``,
-    no epochs' line and no line of progress. Raises ``LabError`` where the notebook cannot be read or is not
-    executed, a picture is missing or a formula cannot be read.
+    those tagged "screen" are left out. Code folds; of code before the title paper shows neither source nor
+    output. Without ``code`` there is no source, no line of an epoch and no line of progress.
+    Raises ``LabError`` where the notebook cannot be read or is not executed, a picture is missing or a
+    formula cannot be read.
     """
     notebook = Path(notebook)
     book = _read(notebook)
     titles = _headings(book.cells, "#")
     book.cells = _on_paper(book.cells, code)
-    section = ""
-    for cell in book.cells:
-        section = (_headings([cell], "#+") or [section])[-1]
-        cell.metadata.setdefault("alt", f"Рисунок к разделу «{section}»")  # of images without their own
     from nbconvert import HTMLExporter  # _read has said what to do where it is missing
 
     exporter = HTMLExporter(
@@ -72,14 +62,10 @@ def write_pdf(html: str | Path, path: str | Path) -> Path:
         command += ["--no-pdf-header-footer", f"--print-to-pdf={unfinished.resolve()}"]
         if getattr(os, "geteuid", lambda: 1)() == 0:  # root, as in a container, has no sandbox
             command.append("--no-sandbox")
-        try:
-            done = subprocess.run([*command, Path(html).resolve().as_uri()], capture_output=True, timeout=300)
-            told = done.stderr.decode(errors="replace").strip().splitlines()
-        except subprocess.TimeoutExpired:
-            told = ["прошло пять минут"]
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run([*command, Path(html).resolve().as_uri()], capture_output=True, timeout=300)
         if not unfinished.is_file():
-            reason = told[-1] if told else "причины он не назвал"
-            raise LabError(f"{browser} не напечатал {html} ({reason}): напечатайте HTML из любого браузера.")
+            raise LabError(f"{browser} не напечатал {html}: напечатайте HTML из любого браузера.")
     return Path(path)
 
 
@@ -106,7 +92,7 @@ def _read(path: Path):
 
 
 def _headings(cells: list, level: str) -> list[str]:
-    """The headings of that level, "#", "##" or, of all, "#+", in the text cells."""
+    """The headings of that level, "#" or "##", in the text cells."""
     texts = [cell.source for cell in cells if cell.cell_type == "markdown"]
     return [heading.strip() for text in texts for heading in re.findall(rf"^{level} (.+)", text, re.M)]
 
@@ -143,7 +129,7 @@ def _markdown(folder: Path, source: str, pasted: dict | None = None) -> str:
     """Markdown to HTML: formulas to MathML, pictures embedded, those of ``folder`` and those ``pasted`` into
     the cell.
     """
-    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+    from nbconvert.filters.markdown_mistune import InvalidNotebook, IPythonRenderer, MarkdownWithMath
 
     class Renderer(IPythonRenderer):
         def heading(self, text: str, level: int, **attributes) -> str:
@@ -156,36 +142,22 @@ def _markdown(folder: Path, source: str, pasted: dict | None = None) -> str:
             return f'<div class="formula">{" ".join(parts)}{last}</div>'  # a phone has a line for each part
 
         def latex_environment(self, name: str, body: str) -> str:
-            is_plain = name.rstrip("*") == "equation"
-            return self.block_math(body if is_plain else rf"\begin{{{name}}}{body}\end{{{name}}}")
+            return self.block_math(rf"\begin{{{name}}}{body}\end{{{name}}}")
 
         def inline_math(self, body: str) -> str:
             return _formula(body, "inline")
 
         def _embed_image_or_attachment(self, src: str) -> str:  # of Markdown
-            return _embedded(src, folder, pasted or {})
+            with suppress(InvalidNotebook):
+                return super()._embed_image_or_attachment(unquote(src))
+            return src
 
-        _src_to_base64 = _embed_image_or_attachment  # of HTML
-
-    return MarkdownWithMath(renderer=Renderer(escape=False, embed_images=True)).render(source)
-
-
-def _embedded(src: str, folder: Path, pasted: dict[str, dict[str, str]]) -> str:
-    """The picture ``src``, pasted or a file seen from ``folder``, as a data URL; one in the network is told
-    and stays there. Raises ``LabError`` for one that is missing.
-    """
-    if re.match("(?i)https?:", src):
-        say(f"Картинка {src} лежит в сети, без неё на странице её не будет.")
-    if re.match("(?i)https?:|data:", src):
-        return src
-    name = unquote(src)
-    if (attached := name.removeprefix("attachment:")) != name and attached in pasted:
-        [(kind, content), *_] = pasted[attached].items()
-    elif (file := folder / name).is_file():
-        kind, content = guess_type(file)[0], b64encode(file.read_bytes()).decode()
-    else:
-        raise LabError(f"Картинки {file} нет: положите её туда, вставьте снова или уберите из блокнота.")
-    return f"data:{kind};base64,{content}"
+    renderer = Renderer(escape=False, embed_images=True, path=str(folder), attachments=pasted)
+    told = MarkdownWithMath(renderer=renderer).render(source)
+    if missing := re.search(r'<img [^>]*src="(?!data:|https?:)(.*?)"', told):
+        way_out = f"положите её в папку {folder}, вставьте снова или уберите из блокнота"
+        raise LabError(f"Картинки {unquote(missing[1])} нет: {way_out}.")
+    return told
 
 
 def _formula(body: str, display: str) -> str:
@@ -193,17 +165,15 @@ def _formula(body: str, display: str) -> str:
     from latex2mathml.commands import MATRICES
     from latex2mathml.converter import convert
 
-    def environment(found: re.Match) -> str:
-        name = _SAME_AS.get(found[2], found[2])
-        if rf"\{name}" not in MATRICES:
-            raise ValueError(f"окружение {name} не известно, возьмите align или cases")
-        return rf"\{found[1]}{{{name}}}"
-
+    body = re.sub(r"\\(begin|end)\{equation\*?\}", "", body)
+    body = body.replace("{aligned}", "{split}").replace("{align}", "{align*}")  # which numbers nothing
     try:
-        body = re.sub(r"\\(begin|end)\{(.*?)\}", environment, body)
         told = convert(body.replace("{,}", r"\text{,}"), display=display)  # no space in 0,9
-        if unknown := re.search(r">(\\\w+)<", told):
-            raise ValueError(f"команда {unknown[1]} не известна")
     except Exception as error:  # latex2mathml's have no base in common
         raise LabError(f"Формула ${body}$ не читается ({error!r}): исправьте её.") from error
+    known = {matrix[1:] for matrix in MATRICES}
+    unknown = {*re.findall(r"\\begin\{(.*?)\}", body)} - known or re.findall(r">(\\\w+)<", told)
+    if unknown:
+        way_out = "исправьте её; из окружений есть align, cases и matrix"
+        raise LabError(f"В формуле ${body}$ не известно {', '.join(unknown)}: {way_out}.")
     return told
