@@ -12,7 +12,7 @@ from pathlib import Path
 
 from labnn.data import open_dataset
 from labnn.experiment import order, run_or_load
-from labnn.kit.errors import LabError, explained
+from labnn.kit.errors import LabError, check, explained
 from labnn.kit.files import write_text
 from labnn.kit.hardware import usable_device
 from labnn.kit.numbers import number, percent
@@ -226,7 +226,8 @@ def _compare(arguments: argparse.Namespace) -> None:
     names = tuple(_own(name, OPTIMIZERS) for name in arguments.optimizers)
     grid, decay = tuple(arguments.grid or GRID), vars(arguments).get("weight_decay")
     margin = MARGIN if arguments.margin is None else arguments.margin / 100
-    protocol = Protocol(_experiment(arguments), names, grid, arguments.seeds, decay, margin)
+    check("margin", margin, float, 0, 1)
+    protocol = Protocol(_experiment(arguments), names, grid, arguments.seeds, decay)
     data = open_dataset(arguments.data, crop_to_box=arguments.crop_to_box)
     tuned, final = len(protocol.tuning()), arguments.seeds * len(names)
     print(f"Прогонов: {tuned} для подбора скорости обучения и {final} для ответа", flush=True)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from labnn.__main__ import main
 from labnn.kit.errors import LabError
 from labnn.protocol import Protocol
 from labnn.report import records, tables
@@ -56,6 +57,6 @@ def test_protocol_that_could_compare_nothing_is_refused(wrong):
         Protocol(Experiment(), wrong)
 
 
-def test_a_margin_that_is_no_share_is_refused_before_the_first_run():
-    with pytest.raises(LabError, match="margin"):
-        Protocol(Experiment(), margin=1.5)
+def test_a_margin_that_is_no_share_is_refused_before_the_first_run(tmp_path, capsys):
+    assert main(["compare", "--data", str(tmp_path), "--margin", "150"]) == 2
+    assert "margin" in capsys.readouterr().err
