@@ -28,20 +28,6 @@ def closed():
     plt.close("all")
 
 
-def climb() -> list[pd.DataFrame]:
-    """Three rungs, of which the last has two seeds."""
-    steps = [("исходный рецепт", [0.1]), ("+ нормализация", [0.5]), ("полный рецепт", [0.8, 0.9])]
-    return [found(adam=accuracies).assign(change=name) for name, accuracies in steps]
-
-
-def test_bars_stand_in_the_order_of_the_rows_and_are_their_numbers():
-    [ax] = plots.plot_changes(climb()).axes
-    names = [label.get_text() for label in ax.get_yticklabels()]
-    assert names == ["исходный рецепт", "+ нормализация", "полный рецепт"] and ax.yaxis_inverted()
-    assert [bar.get_width() for bar in ax.patches] == pytest.approx([10, 50, 85])
-    assert [text.get_text() for text in ax.texts] == ["10,0", "50,0", "85,0 ± 7,1"]
-
-
 def test_an_optimizer_that_never_wins_has_its_colour_in_the_legend_all_the_same():
     [ax] = plots.plot_answer(found()[:0], found(amsgrad=[0.4, 0.5], adam=[0.5, 0.6])).axes
     bars = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
@@ -81,7 +67,8 @@ def test_batch_of_mixed_pictures_is_shown_with_the_largest_share():
 
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
 def test_a_figure_is_the_same_bytes_each_time(tmp_path, suffix):
-    paths = [save_figure(plots.plot_changes(climb()), tmp_path / f"{name}{suffix}") for name in "ab"]
+    histories = {"adam": finished(0.5).history}
+    paths = [save_figure(plots.plot_histories(histories, 10), tmp_path / f"{name}{suffix}") for name in "ab"]
     first, second = (path.read_bytes() for path in paths)
     assert first == second and b"Software" not in first and b"dc:date" not in first
 
@@ -109,7 +96,7 @@ def test_optimizers_are_told_apart_without_colour(pair):
 
 def test_nothing_leaves_the_figures_of_the_recorded_studies():
     known = recorded()
-    for name in ("ladder", "causes", "signal", "comparison"):
+    for name in ("answers", "comparison", "recipe_pairs"):
         for draw in known[name].figures.values():
             figure = draw()
             figure.canvas.draw()

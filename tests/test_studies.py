@@ -58,9 +58,9 @@ def test_a_study_of_ones_own_needs_no_python(tmp_path):
     study = write(tmp_path / "runs" / "mirrors", text + "changes = [{ mirror = false }]\n")
     record(tmp_path / "runs" / "mirrors", *study.experiments())
     paths = write_report(tmp_path / "runs", tmp_path / "out")
-    assert {path.name for path in paths} == {"figure.png", "table.csv", "REPORT.md"}
+    assert {path.name for path in paths} == {"table.csv", "REPORT.md"}
     report = (tmp_path / "out" / "REPORT.md").read_text(encoding="utf-8")
-    assert "Опыт «mirrors»" in report and "(mirrors/figure.png)" in report
+    assert "Опыт «mirrors»" in report
     assert "| без отражения  |          2 |    50,0 ± 0,0" in report
 
 

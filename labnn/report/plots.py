@@ -16,7 +16,6 @@ from torch import Tensor
 
 from labnn.data import CarModelsDataset
 from labnn.kit.numbers import number, rate
-from labnn.report import tables
 from labnn.report.records import best_rates, by, pairs
 from labnn.report.statistics import describe
 from labnn.settings import OPTIMIZERS, method
@@ -65,7 +64,8 @@ def plot_histories(histories: dict[str, pd.DataFrame], classes: int) -> Figure:
         for name, history in histories.items():
             for part, title, style in (("test", "тест", "-"), ("train", "обучение", "--")):
                 line = look(name, len(history)) | {"label": f"{method(name).title}, {title}"}
-                values = scale * _between(history[f"{part}_{metric}"])
+                # Over epochs without a test, but not past the last number: what has diverged ends.
+                values = scale * history[f"{part}_{metric}"].astype(float).interpolate(limit_area="inside")
                 ax.plot(history["epoch"], values, linestyle=style, **line)
         guess = np.log(classes) if metric == "loss" else 100 / classes
         ax.axhline(guess, label=f"наугад, классов: {classes}", **_CHANCE)
@@ -74,11 +74,6 @@ def plot_histories(histories: dict[str, pd.DataFrame], classes: int) -> Figure:
     losses = [history[["train_loss", "test_loss"]] for history in histories.values()]
     _cut(axes[0], pd.concat(losses).astype(float), 1.5 * np.log(classes))
     return _finished(figure, below=True)
-
-
-def _between(values: pd.Series) -> pd.Series:
-    """Interpolated over epochs without a test, but not past the last number: what has diverged ends."""
-    return values.astype(float).interpolate(limit_area="inside")
 
 
 def _cut(ax: Axes, values: Any, top: float) -> None:
@@ -161,30 +156,6 @@ def plot_signals(signals: dict[str, pd.DataFrame]) -> Figure:
         for (title, table), style in zip(signals.items(), cycle(["k-", "k--", "k:", "k-."]), strict=False):
             ax.semilogy(range(1, len(table) + 1), table[column].clip(lower=1e-12), style, label=title)
         ax.set(xlabel="номер свёртки от входа", ylabel=label)
-    return _finished(figure, below=True)
-
-
-def plot_changes(parts: Sequence[pd.DataFrame]) -> Figure:
-    """The test accuracy of each of ``parts``, called by its ``change``, as a bar, with the deviation where
-    runs were repeated, and the share of the most frequent class.
-    """
-    figure, ax = plt.subplots(figsize=(WIDTH, 1.3 + 0.34 * len(parts)))
-    places = np.arange(len(parts))  # by place: two changes may be called alike
-    means = np.array([100 * part["test_accuracy"].mean() for part in parts])
-    deviations = np.nan_to_num([100 * part["test_accuracy"].std() for part in parts])
-    ax.barh(places, means, color="0.6")
-    ax.errorbar(means, places, xerr=np.where(deviations, deviations, np.nan), fmt="none", ecolor="0.1")
-    beside = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "fontsize": "small"}
-    for place, end, part in zip(places, means + deviations, parts, strict=True):
-        told = tables.spread("test_accuracy", 1, 100)(part)
-        ax.annotate(told, (end, place), bbox={"facecolor": "white", "linewidth": 0, "pad": 1}, **beside)
-    share = 100 * parts[0]["majority"].iloc[0]
-    ax.axvline(share, color="0.2", linestyle=":", label="доля самого частого класса", zorder=0)
-    ax.set_yticks(places, [textwrap.fill(part["change"].iloc[0], 38) for part in parts])
-    ax.invert_yaxis()
-    ax.set_xlim(0, 1.3 * (means + deviations).max())
-    ax.set_xlabel("точность в последней эпохе, %")
-    ax.grid(False)
     return _finished(figure, below=True)
 
 

@@ -139,8 +139,7 @@ def _changed(base: Experiment, change: dict) -> Experiment:
 def changes(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told:
     """What each change does."""
     texts = {"conditions": words.conditions(found), "single": words.single_causes(found, study.base)}
-    figures = {"figure": partial(plots.plot_changes, tables.recipes(found))}
-    return Told({"table": tables.changes(found, study.base)}, texts, figures)
+    return Told({"table": tables.changes(found, study.base)}, texts)
 
 
 def collapse(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told:
@@ -160,8 +159,7 @@ def ladder(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told:
     climb = tables.recipes(found)[::-1]
     if len(climb) == len(study.titles):
         climb = [part.assign(change=title) for part, title in zip(climb, study.titles, strict=True)]
-    shown = {"table": tables.ladder(pd.concat(climb)), "headline": tables.headline(found)}
-    return Told(shown, {}, {"figure": partial(plots.plot_changes, climb)}, climb=climb)
+    return Told({"headline": tables.ladder(climb)}, {}, climb=climb)
 
 
 def cells(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told:
@@ -207,22 +205,22 @@ def answers(asked: Mapping[str, Study], known: Mapping[str, Told | None]) -> Tol
     """The answers of all studies to "AMSGrad or Adam?" in one table and one sentence, which says of a main
     one without its last pair how many are there.
     """
-    rows = [one.answer for one in known.values() if one and one.answer is not None]
+    rows = {name: one.answer for name, one in known.items() if one and one.answer is not None}
     if not rows:
         return None
-    ready = {name: len(one.answer) for name, one in known.items() if one and one.answer is not None}
+    main = {name: study for name, study in asked.items() if study.role == "main"}
+    ready = {name: len(rows.get(name, ())) for name in main}
     waiting = [
-        (study.condition, ready.get(name, 0), study.seeds)
-        for name, study in asked.items()
-        if study.role == "main" and ready.get(name, 0) < study.seeds
+        (one.condition, ready[name], one.seeds) for name, one in main.items() if ready[name] < one.seeds
     ]
-    decided = [paired for paired in rows if paired["gap"].iloc[0] is not None]
-    figures = {}
+    decided, figures = [paired for paired in rows.values() if paired["gap"].iloc[0]], {}
     if decided and known.get("ladder"):
         figures["hero"] = partial(plots.plot_hero, _cars(), known["ladder"].climb, decided)
-    shown = tables.answers(rows)
+    shown = tables.answers(rows.values())
     short = shown[["Условие", "Разность, п. п. [95 %]", "Скорость подобрана"]]
-    return Told({"table": shown, "short": short}, {"sentence": words.answers(rows, waiting)}, figures)
+    return Told(
+        {"table": shown, "short": short}, {"sentence": words.answers(rows.values(), waiting)}, figures
+    )
 
 
 def _cars(count: int = 6) -> list[tuple[np.ndarray, str]]:
@@ -238,22 +236,13 @@ def _cars(count: int = 6) -> list[tuple[np.ndarray, str]]:
     return [(np.asarray(photos.image(place)), names[answers[place]]) for place in places]
 
 
-def signal(runs_dir: str | Path) -> Told | None:
-    """``start_signals`` of real photos, which data/measure/start_signal.py writes into signal.csv."""
-    path = Path(runs_dir) / "signal.csv"
-    if not path.is_file():
-        return None
-    signals = records.by(pd.read_csv(path), "network")
-    return Told({}, {}, {"figure": partial(plots.plot_signals, signals)})
-
-
 def recorded(runs_dir: str | Path = RUNS) -> dict[str, Told]:
-    """All that is recorded in ``runs_dir``, told, by name: the studies, their ``answers`` together, the
-    ``signal``, and groups of comparable runs in ``runs_dir`` itself, called by their data set.
+    """All that is recorded in ``runs_dir``, told, by name: the studies, their ``answers`` together, and
+    groups of comparable runs in ``runs_dir`` itself, called by their data set.
     """
     asked = studies(runs_dir)
     found = {name: study.tell(runs_dir) for name, study in asked.items()}
-    found |= {"answers": answers(asked, found), "signal": signal(runs_dir)}
+    found["answers"] = answers(asked, found)
     for place, group in enumerate(records.comparable(records.load(runs_dir)), 1):
         study = Study(f"{group['run'].iloc[0].data['name']}-{place}")
         found[study.name] = compared(study, group, group.iloc[:0])
