@@ -5,8 +5,8 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -46,50 +46,40 @@ def run_all(
 ) -> list[Run]:
     """``run_or_load`` of every experiment, equal ones once; in the order given.
 
-    One after another on the first of ``devices``; or in as many ``processes`` of this machine, on
-    ``devices`` in turn (``None``: ``usual_processes``); or on the workers of the Dask ``cluster``,
+    One after another on the first of ``devices``; or in ``processes`` of this machine (``None``:
+    ``usual_processes``), on ``devices`` in turn; or on the workers of the Dask ``cluster``,
     "tcp://HOST:8786", each with its own device, which see the folders of runs and cache under the same
     paths. This machine's threads are shared out, or each run gets ``threads``. What a worker did that died
     goes on elsewhere from its checkpoint, and an interrupted call where it stopped. One line called
-    ``title`` tells how far it is. With ``skip_diverged`` a training that diverges is told and left out;
-    otherwise it ends the call. Raises ``LabError`` also for a cluster that is not there and for a run whose
-    workers die four times.
+    ``title`` tells how far it is. With ``skip_diverged`` a training that diverges is told and left out.
+    Raises ``LabError`` also for a cluster that is not there and for a run whose workers die four times.
     """
     known, once = describe(data), list(dict.fromkeys(experiments))
     for experiment in once:
         check_names(experiment)
-    orders = {experiment: Order(experiment, known, own_definitions(experiment)) for experiment in once}
-    left = [experiment for experiment in once if not orders[experiment].folder(runs_dir).exists()]
+    orders = [Order(experiment, known, own_definitions(experiment)) for experiment in once]
+    left = [asked for asked in orders if not asked.folder(runs_dir).exists()]
     processes = usual_processes(devices) if processes is None else processes
     check("processes", processes, int, 1, 1024)
-    tally, runs = _Tally(once, title), {}
-    folders = {"runs_dir": runs_dir, "cache_dir": cache_dir}
+    tally, folders = _Tally(orders, title, skip_diverged), {"runs_dir": runs_dir, "cache_dir": cache_dir}
     places = {name: Path(folder).expanduser().resolve() for name, folder in folders.items()}
-    alone = (processes == 1 and not cluster) or not left
-    try:
-        with ExitStack() as stack:
-            if alone:
-                options = places | {"device": next(iter(devices), None), "threads": threads}
-                ended = _here(orders, data, tally, options)
-            else:
-                threads = threads or (None if cluster else max(torch.get_num_threads() // processes, 1))
-                options = places | {"devices": () if cluster else devices, "threads": threads}
-                client = stack.enter_context(_client(processes, cluster))
-                ended = _there(client, orders, data, tally, options)
-            for experiment, run in ended:
-                if isinstance(run, Run):
-                    runs[experiment] = run
-                elif skip_diverged:
-                    say(f"Прогон {orders[experiment].name} пропущен. {run}")
-                else:
-                    raise run
-                tally.reached(experiment, experiment.epochs)
-    except KeyboardInterrupt:
-        if not alone:  # else the one training has said so
-            done = f"готово прогонов {len(runs)} из {len(once)}"
+    if (processes == 1 and not cluster) or not left:
+        options = places | {"device": next(iter(devices), None), "threads": threads}
+        for asked in orders:
+            photos = partial(decode, asked.experiment, data, cache_dir)
+            reached = lambda rows, epochs, name=asked.name: tally.reached(name, len(rows))  # noqa: E731
+            tally.ended(asked, partial(train_once, asked, photos, progress=reached, **options))
+    else:
+        threads = threads or (None if cluster else max(torch.get_num_threads() // processes, 1))
+        options = places | {"devices": () if cluster else devices, "threads": threads}
+        try:
+            with _client(processes, cluster) as client:
+                _on_workers(client, orders, data, tally, options)
+        except KeyboardInterrupt:
+            done = f"готово прогонов {len(tally.runs)} из {len(once)}"
             say(f"Остановлено: {done}, тот же вызов продолжит с сохранённого.")
-        raise
-    return [runs[experiment] for experiment in experiments if experiment in runs]
+            raise
+    return [tally.runs[experiment] for experiment in experiments if experiment in tally.runs]
 
 
 def usual_processes(devices: Sequence[str] = ()) -> int:
@@ -101,67 +91,56 @@ def usual_processes(devices: Sequence[str] = ()) -> int:
 
 
 class _Tally:
-    """Counts the epochs of many runs in one living line."""
+    """The runs that have ended, and the epochs of all of them in one living line."""
 
-    def __init__(self, experiments: Sequence[Experiment], title: str):
-        self.done, self.live = dict.fromkeys(experiments, 0), Live(title)
-        self.total = sum(experiment.epochs for experiment in experiments)
+    def __init__(self, orders: Sequence[Order], title: str, skip_diverged: bool):
+        self.epochs = {asked.name: asked.experiment.epochs for asked in orders}
+        self.done, self.runs = dict.fromkeys(self.epochs, 0), {}
+        self.live, self.skip_diverged = Live(title), skip_diverged
 
-    def reached(self, experiment: Experiment, epoch: int) -> None:
-        if epoch == self.done[experiment]:  # told by its worker before its record came
+    def reached(self, name: str, epoch: int) -> None:
+        if epoch == self.done[name]:  # told by its worker before its record came
             return
-        self.done[experiment] = epoch
-        ended = sum(epochs == one.epochs for one, epochs in self.done.items())
-        runs = f", прогонов {ended} из {len(self.done)}"
-        self.live.show(sum(self.done.values()), self.total, "эпох", runs)
+        self.done[name] = epoch
+        ended = sum(self.done[one] == epochs for one, epochs in self.epochs.items())
+        total, runs = sum(self.epochs.values()), f", прогонов {ended} из {len(self.done)}"
+        self.live.show(sum(self.done.values()), total, "эпох", runs)
 
-
-_Ended = Iterator[tuple[Experiment, Run | Diverged]]
-
-
-def _here(orders: dict[Experiment, Order], data: CarsData, tally: _Tally, options: dict) -> _Ended:
-    for experiment, asked in orders.items():
-        reached = lambda rows, epochs, one=experiment: tally.reached(one, len(rows))  # noqa: E731
-        photos = partial(decode, experiment, data, options["cache_dir"])
+    def ended(self, asked: Order, result: Callable[[], Run]) -> None:
         try:
-            yield experiment, train_once(asked, photos, progress=reached, **options)
+            self.runs[asked.experiment] = result()
         except Diverged as error:
-            yield experiment, error
+            if not self.skip_diverged:
+                raise
+            say(f"Прогон {asked.name} пропущен. {error}")
+        self.reached(asked.name, asked.experiment.epochs)
 
 
-def _there(
-    client: Any, orders: dict[Experiment, Order], data: CarsData, tally: _Tally, options: dict
-) -> _Ended:
+def _on_workers(
+    client: Any, orders: Sequence[Order], data: CarsData, tally: _Tally, options: dict[str, Any]
+) -> None:
     from distributed import CancelledError, KilledWorker, as_completed
 
-    names = {asked.name: experiment for experiment, asked in orders.items()}
-    client.subscribe_topic("labnn", lambda event: tally.reached(names[event[1][0]], event[1][1]))
+    client.subscribe_topic("labnn", lambda event: tally.reached(*event[1]))
     photos: dict[tuple, Photos] = {}
-    experiment_of = {}
-    for experiment, asked in orders.items():
+    asked_of = {}
+    for asked in orders:
+        experiment = asked.experiment
         sizes = experiment.image_size, experiment.min_crop_area < 1, experiment.test_size
         if sizes not in photos:
             photos[sizes] = decode(experiment, data, options["cache_dir"])
         own = _packed(experiment)
-        future = client.submit(_on_worker, asked, own, photos[sizes], pure=False, **options)
-        experiment_of[future] = experiment
-    for future in as_completed(experiment_of):
-        experiment = experiment_of[future]
+        asked_of[client.submit(_on_worker, asked, own, photos[sizes], pure=False, **options)] = asked
+    for future in as_completed(asked_of):
+        asked = asked_of[future]
         try:
-            yield experiment, future.result()
-        except Diverged as error:
-            yield experiment, error
+            tally.ended(asked, future.result)
         except CancelledError as error:
-            raise LabError(
-                "Планировщик Dask пропал: запустите его снова и повторите, готовое сохранено."
-            ) from error
+            way_out = "запустите его снова и повторите, готовое сохранено"
+            raise LabError(f"Планировщик Dask пропал: {way_out}.") from error
         except KilledWorker as error:
-            way_out = (
-                "обычно не хватает памяти, уменьшите processes или batch_size и повторите, готовое сохранено"
-            )
-            raise LabError(
-                f"На прогоне {orders[experiment].name} гибнут рабочие процессы: {way_out}."
-            ) from error
+            way_out = "обычно не хватает памяти, уменьшите processes или batch_size и повторите"
+            raise LabError(f"На прогоне {asked.name} гибнут рабочие процессы: {way_out}.") from error
 
 
 def _packed(experiment: Experiment) -> bytes:
@@ -171,16 +150,12 @@ def _packed(experiment: Experiment) -> bytes:
     import cloudpickle
 
     own = own_functions(experiment)
-    functions = [getattr(one, "make", one) for one in own.values()]
-    modules = {sys.modules.get(getattr(getattr(one, "func", one), "__module__", "")) for one in functions}
-    his = [one for one in modules if one is not None and "-packages" not in str(getattr(one, "__file__", ""))]
-    try:
-        for module in his:
+    for one in own.values():
+        function = getattr(one, "make", one)
+        module = sys.modules.get(getattr(getattr(function, "func", function), "__module__", ""))
+        if module is not None and "-packages" not in str(getattr(module, "__file__", "")):
             cloudpickle.register_pickle_by_value(module)
-        return cloudpickle.dumps(own)
-    finally:
-        for module in his:
-            cloudpickle.unregister_pickle_by_value(module)
+    return cloudpickle.dumps(own)
 
 
 @contextmanager
@@ -200,7 +175,7 @@ def _client(processes: int, cluster: str | None) -> Iterator[Any]:
             LocalCluster(processes, host="127.0.0.1", **options) as local,
             Client(local) as client,
         ):
-            client.run(_ignore_ctrl_c)
+            client.run(_ignore_ctrl_c)  # in a terminal it goes to all, and the caller ends the others
             yield client
         return
     try:
@@ -223,7 +198,6 @@ _alone = Lock()  # one run at a time: a process has one random generator
 
 
 def _ignore_ctrl_c() -> None:
-    """In a terminal it goes to all processes, and the caller ends the others."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -240,10 +214,8 @@ def _on_worker(
 
     worker = get_worker()
     if not photos.train.exists():
-        raise LabError(
-            f"Рабочий {worker.address} не видит папку {cache_dir}: подключите её и папку записей на всех "
-            "машинах под одними и теми же путями."
-        )
+        way_out = "подключите её и папку записей на всех машинах под одними путями"
+        raise LabError(f"Рабочий {worker.address} не видит папку {cache_dir}: {way_out}.")
     mine = pickle.loads(own)
     for name, table in (("optimizer", OPTIMIZERS), ("network", NETWORKS)):
         if name in mine:
@@ -253,6 +225,5 @@ def _on_worker(
     def progress(rows: list[dict], epochs: int) -> None:
         worker.log_event("labnn", (asked.name, len(rows)))
 
-    options = {"runs_dir": runs_dir, "cache_dir": cache_dir, "device": device, "threads": threads}
     with _alone:
-        return train_once(asked, lambda: photos, progress=progress, **options)
+        return train_once(asked, lambda: photos, runs_dir, cache_dir, device, progress, threads)
