@@ -16,10 +16,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from labnn.kit.checkpoint import Checkpoint, describe_training, length, set_epoch
+from labnn.kit.checkpoint import Checkpoint, length, set_epoch
 from labnn.kit.errors import Diverged, LabError, check, explained
 from labnn.kit.hardware import autocast, device_of, gradient_scaler, sent
-from labnn.kit.hardware import precision as fast_precision
 from labnn.kit.progress import Progress, print_progress, say, told_when_stopped
 from labnn.kit.watchers import COLLAPSE_COLUMNS, Epoch, watch_collapse, watch_maximum
 
@@ -70,8 +69,8 @@ def train_test(
     ``precision``, "float32", "bfloat16" or "float16", by default what the hardware is fast at: the same
     steps as PyTorch's own loop. A loader gives ``(images, labels)``: float ``(batch, 3, H, W)`` and int64
     ``(batch,)``, or for mixed pictures class shares, float ``(batch, classes)``; its parts that have
-    ``set_epoch`` are told the pass's number from 0. An optimizer with ``train()`` and ``eval()``, as
-    schedule-free ones, is switched. With ``ema_decay`` the network that is tested, and left in ``model``,
+    ``set_epoch`` are told the pass's number from 0. An optimizer with ``train()`` and ``eval()`` is
+    switched. With ``ema_decay`` the network that is tested, and left in ``model``,
     is the exponential moving average of the weights. Tests after the first epoch, every ``test_every`` and
     the last (``mirror_test``: see ``evaluate``). With ``checkpoint``, a file, the state is written there
     after every epoch, and a later call with the same arguments goes on from it to the same history.
@@ -84,16 +83,13 @@ def train_test(
     """
     check("epochs", epochs, int, 1, 10**6)
     _look_at(model, criterion, optimizer, scheduler, epochs, train_loader)
-    precision = precision or fast_precision(device_of(model))
-    scaler = gradient_scaler(model, optimizer, precision)
-    averaged = None
+    scaler, averaged = gradient_scaler(model, optimizer, precision), None
     if ema_decay:
         averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True)
     tested = averaged.module if averaged else model
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "averaged": averaged}
-    parts |= {"scaler": scaler, "criterion": criterion if isinstance(criterion, nn.Module) else None}
-    about = describe_training(parts, criterion, ema_decay, (train_loader, test_loader))
-    saved = Checkpoint(checkpoint, parts, (train_loader, test_loader), about, precision)
+    parts, loaders = parts | {"scaler": scaler}, (train_loader, test_loader)
+    saved = Checkpoint(checkpoint, parts, loaders, criterion, ema_decay, precision)
     rows = saved.load(epochs)
     if len(rows) == epochs:  # stopped after the last epoch, before anyone saw the result
         progress(rows, epochs)
@@ -243,13 +239,7 @@ def _look_at(model, criterion, optimizer, scheduler, epochs: int, loader: Loader
 def _diverged(row: dict, batches: Iterable[tuple[Tensor, Tensor]], checkpoint: str | Path | None) -> LabError:
     """The cause of a loss that is no number: pictures of ``batches`` that hold none, or the settings."""
     if any(not images.isfinite().all() for images, _ in batches):
-        return LabError(
-            "В обучающих снимках есть значения, которые не числа: исправьте набор или преобразование."
-        )
-    kept = (
-        "контрольная точка прошлой эпохи цела" if checkpoint and row["epoch"] > 1 else "сохранять было нечего"
-    )
-    return Diverged(
-        f"В эпоху {row['epoch']} потери стали {row['train_loss']}: уменьшите lr (сейчас {row['lr']:.2g}) или "
-        f"удлините warmup; {kept}."
-    )
+        return LabError("В обучающих снимках есть значения, которые не числа: исправьте преобразование.")
+    kept = "; контрольная точка прошлой эпохи цела" if checkpoint and row["epoch"] > 1 else ""
+    way_out = f"уменьшите lr (сейчас {row['lr']:.2g}) или удлините warmup"
+    return Diverged(f"В эпоху {row['epoch']} потери стали {row['train_loss']}: {way_out}{kept}.")

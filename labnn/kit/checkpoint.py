@@ -21,15 +21,23 @@ class Checkpoint:
     """The state of a training in the file ``path``, whole or not at all; without a path nothing is kept.
 
     ``parts`` have a ``state_dict``; those that are None are left out. The generators of ``loaders``' own
-    parts are kept, beside the global ones of PyTorch, numpy and Python. ``about`` says in words by name
-    what training it is; where it goes on and in which ``precision`` may change, which is told and kept.
+    parts are kept, beside the global ones of PyTorch, numpy and Python. Where it goes on and in which
+    ``precision`` may change, which is told and kept; all else must be the same training.
     """
 
     def __init__(
-        self, path: str | Path | None, parts: dict, loaders: Sequence, about: dict[str, str], precision: str
+        self,
+        path: str | Path | None,
+        parts: dict[str, Any],
+        loaders: Sequence[Any],
+        criterion: Any,
+        ema_decay: float,
+        precision: str | None,
     ):
-        self.path, self.about = path and Path(path).expanduser(), about
+        self.path, self.about = path and Path(path).expanduser(), _about(parts, loaders, criterion, ema_decay)
         self.parts = {name: part for name, part in parts.items() if part is not None}
+        if isinstance(criterion, nn.Module):
+            self.parts["criterion"] = criterion
         self.device = device_of(parts["model"])
         on_cpu = self.device.type == "cpu"  # then there is no generator beside the host's
         self._module = None if on_cpu else torch.get_device_module(self.device)
@@ -109,10 +117,8 @@ class Checkpoint:
         return state["rows"]
 
 
-def describe_training(
-    parts: dict[str, Any], criterion: Any, ema_decay: float, loaders: Iterable[Any]
-) -> dict[str, str]:
-    """What decides a training beside the state of its ``parts``, in words that a checkpoint compares."""
+def _about(parts: dict, loaders: Iterable, criterion: Any, ema_decay: float) -> dict[str, str]:
+    """What decides a training beside the state of its ``parts``, in words."""
     optimizer, scheduler = parts["optimizer"], parts["scheduler"]
     plain = (bool, int, float, str, tuple, type(None))
     defaults, groups = getattr(optimizer, "defaults", {}), optimizer.param_groups  # a wrapper has none

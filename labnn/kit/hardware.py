@@ -80,12 +80,13 @@ def precision(device: torch.device) -> str:
     return "bfloat16" if fast else "float32"
 
 
-def gradient_scaler(model: nn.Module, optimizer: Optimizer, name: str) -> GradScaler:
+def gradient_scaler(model: nn.Module, optimizer: Optimizer, name: str | None) -> GradScaler:
     """What scales the gradients of float16, and nothing in another precision ``name``; prepares the process
     and the ``optimizer`` for training ``model`` with it.
     """
-    check("precision", name, str, choices=("float32", "bfloat16", "float16"))
     device = device_of(model)
+    name = name or precision(device)
+    check("precision", name, str, choices=("float32", "bfloat16", "float16"))
     if device.type == "cpu":
         keep_freed_memory()
     if isinstance(optimizer, SGD):  # fused, it leaves the momentum unset where the first step is skipped
