@@ -2,13 +2,12 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 
 import nbformat
 import pytest
-from conftest import PROJECT
+from conftest import PROJECT, own_photos
 from nbclient import NotebookClient
 
 from labnn import LabError
@@ -37,23 +36,12 @@ def text_of(cell) -> str:
     return "\n".join(parts)
 
 
-def own_photos(minicars, root) -> None:
-    """Three classes in folders, as users keep their own photos."""
-    for part, dataset, count in (("train", minicars.train, 16), ("test", minicars.test, 8)):
-        for label in range(3):
-            folder = root / part / minicars.class_names[label]
-            folder.mkdir(parents=True)
-            chosen = [path for path, own in zip(dataset.paths, dataset.labels, strict=True) if own == label]
-            for path in chosen[:count]:
-                shutil.copy(path, folder)
-
-
 def test_notebook_runs_to_its_end_in_another_folder_and_speaks_of_the_readers_own_photos(
-    notebook, minicars, tmp_path, monkeypatch
+    notebook, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))
     monkeypatch.delenv("LABNN_OUTPUT")
-    own_photos(minicars, tmp_path / "дворы")
+    own_photos(tmp_path / "дворы")
     place = next(i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", []))
     notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(SMALL))
     resources = {"metadata": {"path": str(tmp_path)}}

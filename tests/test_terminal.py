@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import MINICARS, PROJECT, write_annotations
+from conftest import PROJECT, own_photos, write_annotations
 
 from labnn import OPTIMIZERS
 from labnn.__main__ import main
@@ -119,11 +119,12 @@ def test_missing_images_can_be_skipped(labnn, train_small, tiny_root):
 
 @pytest.fixture
 def compare_small(tmp_path):
-    """Arguments of a short comparison on the embedded data set: two learning rates, two seeds."""
-    small = ["--epochs", 1, "--image-size", 32, "--batch-size", 128, "--grid", 0.001, 0.01, "--seeds", 2]
+    """Arguments of a short comparison on three classes: two learning rates, two seeds."""
+    own_photos(tmp_path / "own")
+    small = ["--epochs", 1, "--image-size", 32, "--batch-size", 16, "--grid", 0.001, 0.01, "--seeds", 2]
     small += ["--devices", "cpu", "--processes", 1]
     places = ["--out", tmp_path / "runs", "--figures", tmp_path / "figures", "--cache", tmp_path / "cache"]
-    return ["compare", "--data", MINICARS, *small, *places]
+    return ["compare", "--data", tmp_path / "own", *small, *places]
 
 
 def test_comparison_plans_tells_the_verdict_leaves_a_report_and_goes_on_where_it_stopped(
