@@ -1,4 +1,6 @@
-"""How signal and gradient pass the layers of untrained networks: ``data/runs/signal.csv`` of the report."""
+"""How signal and gradient pass the layers of untrained networks: ``data/runs/signal.csv``, the source of the
+table signal.md beside it.
+"""
 
 import argparse
 import sys

@@ -11,14 +11,12 @@ from torch import Tensor
 
 from labnn.kit.hardware import device_of
 from labnn.model import SqueezeNet
-from labnn.report.plots import WIDTH
+from labnn.report.plots import WIDTH, stretched
 
 
 def class_maps(model: SqueezeNet, images: Tensor) -> Tensor:
-    """Maps ``(n, classes, h, w)`` of ``images`` ``(n, 3, H, W)``; the mean of a class's map is its logit.
-
-    Zhou et al. (2016, arXiv 1512.04150) weight the last features by the classifier; SqueezeNet's classifier
-    is a convolution before the mean, so that its output is these maps.
+    """Maps ``(n, classes, h, w)`` of ``images`` ``(n, 3, H, W)``, whose means are the logits: what Zhou et
+    al. (2016, arXiv 1512.04150) make of features and classifier is here the output of the last convolution.
     """
     model.eval()
     with torch.no_grad():
@@ -50,13 +48,7 @@ def plot_class_maps(
 def draw_map(ax: Axes, image: Tensor, own: Tensor) -> None:
     """A picture ``(3, H, W)`` of any range, dark where the map ``(h, w)`` is low, light where it is high."""
     own = F.interpolate(own[None, None].float(), image.shape[1:], mode="bilinear", align_corners=False)[0, 0]
-    image, own = _stretched(image.float()), _stretched(own)
+    image, own = stretched(image), stretched(own)
     ax.imshow((image * (0.25 + 0.75 * own)).permute(1, 2, 0).numpy())
     ax.contour(own.numpy(), levels=[0.5], colors="white", linewidths=1)
     ax.axis("off")
-
-
-def _stretched(values: Tensor) -> Tensor:
-    """``values`` in 0..1, on the host."""
-    values = (values - values.amin()) / (values.amax() - values.amin()).clamp(min=1e-6)
-    return values.clamp(0, 1).cpu()

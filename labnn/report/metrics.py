@@ -10,10 +10,8 @@ from labnn.train import Evaluation
 
 def scores(tested: dict[str, Evaluation]) -> pd.DataFrame:
     """Figures of every test by its title: accuracy, the share with the right class among the five best
-    answers, and means over classes.
-
-    A class among the labels or the answers counts; what would be divided by zero is 0, as in scikit-learn:
-    the precision of a class that was never answered, the recall of one with no picture.
+    answers, and means over the classes among labels or answers; a division by zero gives 0, as in
+    scikit-learn.
     """
     columns = {
         name: {key: percent(one, 1) for key, one in _shares(test).items()} for name, test in tested.items()

@@ -46,12 +46,14 @@ _ABOVE = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderpad": 0}  # of a
 
 def look(optimizer: str, points: int = 1) -> dict:
     """What tells the lines of an optimizer in every figure, without colour too: its colour and marker, hollow
-    for every second one; of a line of ``points`` about eight are marked.
+    for every second one; of a line of ``points`` about eight are marked, of its neighbour others.
     """
-    color, every = method(optimizer).color, max(1, points // 8)
-    place = [*OPTIMIZERS, optimizer].index(optimizer)
-    where = (place * every // 2 % every, every)  # optimizers side by side mark other points
-    line = {"color": color, "marker": "osD^vP"[place % 6], "markevery": where}
+    color, every, place = (
+        method(optimizer).color,
+        max(1, points // 8),
+        [*OPTIMIZERS, optimizer].index(optimizer),
+    )
+    line = {"color": color, "marker": "osD^vP"[place % 6], "markevery": (place * every // 2 % every, every)}
     return line | {"markerfacecolor": "white" if place % 2 else color}
 
 
@@ -85,8 +87,7 @@ def _cut(ax: Axes, values: Any, top: float) -> None:
 
 def plot_answer(tuning: pd.DataFrame, found: pd.DataFrame, planned: int = 2) -> Figure:
     """What the verdict on two optimizers stands on: accuracy on validation by rate, where rates were tuned;
-    and the difference in test accuracy of each pair, with its mean and interval when ``planned`` pairs are
-    there.
+    the difference in test accuracy of each pair, with mean and interval when ``planned`` pairs are there.
     """
     figure, axes = plt.subplots(1, 2 if len(tuning) else 1, figsize=(WIDTH, 4.4), squeeze=False)
     if len(tuning):
@@ -162,19 +163,12 @@ def plot_signals(signals: dict[str, pd.DataFrame]) -> Figure:
 def plot_hero(
     cars: Sequence[tuple[np.ndarray, str]], climb: Sequence[pd.DataFrame], known: Sequence[pd.DataFrame]
 ) -> Figure:
-    """What the whole work came to: pictures ``(h, w, 3)`` of cars with the network's answers; the accuracy
-    of the named ``climb``, from the original to the best; and every answer of ``known`` with its interval
-    around zero.
+    """What the whole work came to: pictures ``(h, w, 3)`` of cars with the network's answers; the accuracy of
+    the named ``climb``, from the original to the best; every answer of ``known`` with its interval.
     """
     figure = plt.figure(figsize=(1.4 * WIDTH, 5.6))
     above, below = figure.subfigures(2, 1, height_ratios=[1, 2.6])
-    for ax, (picture, answer) in zip(
-        above.subplots(1, max(len(cars), 1), squeeze=False)[0], cars, strict=False
-    ):
-        ax.imshow(picture)
-        ax.set_title(answer, fontsize="small")
-    for ax in above.axes:
-        ax.axis("off")
+    _pictures(above.subplots(1, max(len(cars), 1), squeeze=False), *zip(*cars, strict=True))
     left, right = below.subplots(1, 2)
     values = [100 * part["test_accuracy"].mean() for part in climb]
     bars = left.barh([part["change"].iloc[0] for part in climb], values, color="0.6", height=0.55)
@@ -213,9 +207,15 @@ def show_batch(images: Tensor, labels: Tensor, class_names: Sequence[str], colum
     each with its class; of mixed pictures, whose labels are shares, float ``(n, classes)``, with the largest.
     """
     classes = labels.argmax(dim=1) if labels.ndim > 1 else labels
-    shown = [image - image.amin() for image in images[:columns].float().cpu()]
-    pictures = [(image / image.amax()).permute(1, 2, 0).numpy() for image in shown]
+    pictures = [stretched(image).permute(1, 2, 0).numpy() for image in images[:columns]]
     return _gallery(pictures, [class_names[label] for label in classes[:columns].tolist()], columns)
+
+
+def stretched(values: Tensor) -> Tensor:
+    """``values`` of any range in 0..1, float, on the host."""
+    values = values.float().cpu()
+    values = values - values.amin()
+    return values / values.amax().clamp(min=1e-6)
 
 
 def _gallery(pictures: Sequence[np.ndarray], names: Sequence[str], columns: int) -> Figure:
@@ -223,12 +223,16 @@ def _gallery(pictures: Sequence[np.ndarray], names: Sequence[str], columns: int)
     rows, highest = math.ceil(len(pictures) / columns), max(len(one) / len(one[0]) for one in pictures)
     size = (WIDTH, rows * (0.6 + highest * WIDTH / columns))
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
+    _pictures(axes, pictures, names)
+    return figure
+
+
+def _pictures(axes: np.ndarray, pictures: Sequence[np.ndarray] = (), names: Sequence[str] = ()) -> None:
     for ax in axes.flat:
         ax.axis("off")
     for ax, picture, name in zip(axes.flat, pictures, names, strict=False):
         ax.imshow(picture)
         ax.set_title(textwrap.fill(name, 16), fontsize="small")
-    return figure
 
 
 def _finished(figure: Figure, *, below: bool = False) -> Figure:

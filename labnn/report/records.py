@@ -15,7 +15,6 @@ from labnn.settings import OPTIMIZERS, method
 from labnn.train import FIGURES
 
 MACHINE = ["device", "processor", "precision", "torch", "threads"]
-_LEAST = ["run", "optimizer", "title", "seed", "lr", "shared", "fingerprint", *FIGURES]  # of a table of none
 
 
 def load(folder: str | Path) -> pd.DataFrame:
@@ -30,18 +29,18 @@ def table(runs: Sequence[Run]) -> pd.DataFrame:
     ``shared``, but for optimizer, rate and decay, too; the optimizer's ``title``; ``fingerprint`` and
     ``content`` of the photos; ``FIGURES`` of the last epoch, never of the best, which would be chosen on the
     test; ``mean_accuracy`` over the epochs, NaN where fewer than three were tested; ``minutes`` of training;
-    ``held``, the share of weights that AMSGrad's maximum binds at the end; of the answers the share of the
-    most frequent class ``majority`` and of the most frequent answer ``top_share``, the number of different
-    ``answers``, and whether the network ``learns``; and the ``MACHINE``.
+    ``held``, the share of weights that AMSGrad's maximum binds at the end; shares of the most frequent class
+    (``majority``) and answer (``top_share``), the number of different ``answers``, whether the network
+    ``learns``; and the ``MACHINE``.
     """
-    found = pd.DataFrame([_row(run) for run in runs], columns=None if runs else _LEAST)
+    least = ["run", "optimizer", "title", "seed", "lr", "shared", "fingerprint", "precision", *FIGURES]
+    found = pd.DataFrame([_row(run) for run in runs], columns=None if runs else least)
     # Older records do not know the content of their photos: they go with those of the same fingerprint.
     contents = {run.data["fingerprint"]: run.data["content"] for run in runs if run.data.get("content")}
     found["content"] = [run.data.get("content") or contents.get(run.data["fingerprint"], "") for run in runs]
-    order = [*OPTIMIZERS, *sorted(set(found["optimizer"]) - set(OPTIMIZERS))]
-    return found.sort_values(
-        "optimizer", key=lambda names: names.map(order.index), kind="stable", ignore_index=True
-    )
+    order = [*OPTIMIZERS, *sorted(found["optimizer"])]
+    places = found["optimizer"].map(order.index)
+    return found.loc[places.sort_values(kind="stable").index].reset_index(drop=True)
 
 
 def _row(run: Run) -> dict:

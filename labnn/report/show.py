@@ -1,6 +1,4 @@
-"""What the notebook shows: figures and tables numbered, with captions (ГОСТ 7.32), text and source that every
-reader can show.
-"""
+"""What the notebook shows: figures and tables numbered, with captions (ГОСТ 7.32), text and source."""
 
 import inspect
 from collections import defaultdict
@@ -23,9 +21,7 @@ _numbers: defaultdict[str, dict[str, int]] = defaultdict(dict)
 
 
 def stop_in_one_line() -> None:
-    """From now on a stopped cell leaves one line in the notebook, and a mistake of the user's its sentence,
-    without a traceback.
-    """
+    """From now on a stopped cell leaves one line in the notebook, a mistake of the user's its sentence."""
 
     def told(shell, kind, stop, trace, tb_offset=None) -> None:
         if isinstance(stop, LabError):
@@ -39,9 +35,7 @@ def stop_in_one_line() -> None:
 
 
 def figure(drawn: Figure, caption: str, *, photos: bool = False) -> None:
-    """Shows ``drawn`` with its caption below, which is its alternative text, too, and closes it; ``photos``
-    as JPEG.
-    """
+    """Shows ``drawn``, ``photos`` as JPEG, above its caption, which is its alternative text; closes it."""
     content, about = inline(drawn, caption, "jpeg" if photos else "png")
     display(content | {"text/plain": caption}, metadata=about, raw=True)
     text(_caption("Рисунок", caption))
@@ -66,9 +60,7 @@ def source(*things: Any) -> None:
 
 
 def title_page(lines: dict[str, str], topic: str) -> None:
-    """Shows a title page as the universities' rules have it; ``lines`` by their names, what is missing or
-    empty is left to be written by hand.
-    """
+    """Shows a title page of named ``lines``; one that is missing or empty is left to be written by hand."""
     written = defaultdict(lambda: "_" * 24, {name: value for name, value in lines.items() if value})
     people = "".join(f"<p>{name}: {written[name]}</p>" for name in ("Вариант", "Выполнил", "Проверил"))
     page = (

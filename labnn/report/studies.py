@@ -22,8 +22,8 @@ RUNS = Path(__file__).parents[2] / "data" / "runs"
 
 
 class Told(NamedTuple):
-    """What is shown of a study: tables and sentences by name, figures that are drawn when called, its
-    ``tables.answer`` to the question of all, and of a ladder its rungs.
+    """What is shown of a study: tables, sentences and figures, drawn when called, by name; its
+    ``tables.answer`` to the question of all; of a ladder the recipes that it climbs.
     """
 
     tables: dict[str, pd.DataFrame]
@@ -35,17 +35,16 @@ class Told(NamedTuple):
 
 @dataclass(frozen=True)
 class Study:
-    """A study.toml has these fields, but ``name``, which is the name of its folder.
+    """The fields of a study.toml, whose folder is the ``name``.
 
-    ``kind``: a key of ``KINDS``. It trains ``base``, which is called ``title``, and every one of
-    ``changes`` from it, each with ``seeds`` seeds; a study of pairs or cells trains all that with AMSGrad
-    and with Adam. ``base`` is what differs from the default experiment, or with ``original = true`` from
-    the original's; a change is a dictionary of settings and may have a ``title``. With ``validation``
-    networks are tested on a part cut from the training one. ``runs``: other folders whose records belong to
-    it too, those of its ``precision`` where it names one. With a ``grid`` each optimizer first tries its
-    rates on validation, where ``records.top_rates`` chooses. ``titles``: of the rungs of a ladder. Of the
-    question "AMSGrad or Adam?": ``condition`` in words, whether the rates were ``tuned``, and the ``role``
-    of the answer, "main" or "exploratory".
+    ``kind``: a key of ``KINDS``. It trains ``base``, called ``title``, and every one of ``changes`` from it,
+    each with ``seeds`` seeds; a study of pairs or cells all that with AMSGrad and with Adam. ``base`` is what
+    differs from the default experiment, or with ``original = true`` from the original's; a change is a
+    dictionary of settings and may have a ``title``. With ``validation`` the test is a part cut from the
+    training one. ``runs``: other folders whose records belong to it too, those of its ``precision`` where it
+    names one. With a ``grid`` each optimizer first tries its rates on validation (``records.top_rates``).
+    ``titles``: of a ladder's recipes. Of the question "AMSGrad or Adam?": the ``condition`` in words, whether
+    rates were ``tuned``, and the ``role`` of the answer, "main" or "exploratory".
     """
 
     name: str
@@ -104,7 +103,7 @@ class Study:
         """Its records and those that ``runs`` names; the column ``change`` is what texts call a run."""
         folders = [self.folder(runs_dir), *(Path(runs_dir) / other for other in self.runs)]
         found = records.table([run for folder in folders for run in load_runs(folder)])
-        found = found[found["precision"] == self.precision] if self.precision and len(found) else found
+        found = found[found["precision"] == self.precision] if self.precision else found
         return found.assign(change=[self._called(run) for run in found["run"]])
 
     def _called(self, run: Run) -> str:
@@ -120,10 +119,10 @@ class Study:
         """Its records in ``runs_dir``, told; ``None`` where there is nothing to tell yet."""
         found, tuning = self.load(runs_dir), records.load(self.folder(runs_dir).with_name("tuning"))
         if self.grid:  # records of other folders count at the chosen rates, once all are tried
-            tried = set(zip(tuning["optimizer"], tuning["lr"], strict=True)) if len(tuning) else set()
+            tried = set(zip(tuning["optimizer"], tuning["lr"], strict=True))
             whole = tried >= {(one.optimizer, one.lr) for one in self.tuning()}
             chosen = records.top_rates(tuning) if whole else {}
-            found = found[found["lr"] == found["optimizer"].map(chosen)] if len(found) else found
+            found = found[found["lr"] == found["optimizer"].map(chosen)]
         return KINDS[self.kind](self, found, tuning) if len(found) else None
 
 
@@ -202,9 +201,7 @@ def studies(runs_dir: str | Path = RUNS) -> dict[str, Study]:
 
 
 def answers(asked: Mapping[str, Study], known: Mapping[str, Told | None]) -> Told | None:
-    """The answers of all studies to "AMSGrad or Adam?" in one table and one sentence, which says of a main
-    one without its last pair how many are there.
-    """
+    """The answers of all studies to "AMSGrad or Adam?"; of a main one that waits, how many pairs it has."""
     rows = {name: one.answer for name, one in known.items() if one and one.answer is not None}
     if not rows:
         return None
@@ -224,9 +221,7 @@ def answers(asked: Mapping[str, Study], known: Mapping[str, Told | None]) -> Tol
 
 
 def _cars(count: int = 6) -> list[tuple[np.ndarray, str]]:
-    """Drawn cars of the embedded set with what the network that comes with the project answered, one a
-    class.
-    """
+    """Drawn cars, one a class, with what the network that comes with the project answered."""
     folder = RUNS.with_name("minicars_network")
     if not folder.is_dir():  # the module alone is installed
         return []

@@ -45,7 +45,7 @@ def epoch_seconds(part: pd.DataFrame) -> str:
 
 
 def tuned_rates(paired: pd.DataFrame) -> str:
-    """Whether the rates of pairs were tuned for each optimizer, and which they are."""
+    """Whether rates were tuned for each optimizer, and which they are."""
     lrs = dict.fromkeys(rate(paired[name].iloc[0]) for name in ("lr_first", "lr_second"))
     return f"{'да' if paired['tuned'].iloc[0] else 'нет'}: {' и '.join(lrs)}"
 
@@ -174,9 +174,7 @@ def changes(found: pd.DataFrame, base: Experiment) -> pd.DataFrame:
 
 
 def ladder(climb: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """What the original published, and a row for each of the recipes ``climb``: no seed is chosen by its
-    test.
-    """
+    """What the original published, and a row for each of the recipes ``climb``: no seed is chosen."""
     titles = [
         "Что",
         "Снимков на тесте",
@@ -191,8 +189,8 @@ def ladder(climb: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def others(tuning: pd.DataFrame, found: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """A row an optimizer, the most accurate first, with the difference from the runs of ``reference``, whose
-    intervals hold together with 95 % (Bonferroni), and the range of accuracies on validation.
+    """A row an optimizer, the most accurate first, with the difference from ``reference``, in intervals that
+    hold together with 95 % (Bonferroni), and the range of accuracies on validation.
     """
     level, tried = 1 - 0.05 / max(len(recipes(found)) - 1, 1), tuning.groupby("optimizer")["test_accuracy"]
     spans = {name: f"{number(100 * own.min(), 1)}…{number(100 * own.max(), 1)}" for name, own in tried}
@@ -216,9 +214,8 @@ def cells(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def answer(found: pd.DataFrame, condition: str, planned: int, tuned: bool, role: str) -> pd.DataFrame:
-    """The pairs of ``found`` as an answer to "AMSGrad or Adam?" under a ``condition``, said in words; whether
-    rates were ``tuned`` for each; ``role``: "main" or "exploratory". The ``gap`` is ``None`` before all
-    ``planned`` pairs are there.
+    """The pairs of ``found`` as an answer to "AMSGrad or Adam?"; for the rest see ``Study``. The ``gap`` is
+    ``None`` before all ``planned`` pairs are there.
     """
     paired = pairs(found)
     gap = describe(paired["difference"]) if len(paired) >= planned else None
@@ -244,26 +241,15 @@ def data(cars: CarsData, levels: ChanceLevels) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-_AUGMENTATION = ["min_crop_area", "mirror", "colour", "mix"]
-_SETTINGS = {
-    "Сеть": ["version", "batch_norm", "bypass"],
-    "Снимок на входе": ["image_size", "start_size", "test_size", "mirror_test"],
-    "Эпох, размер пакета": ["epochs", "batch_size"],
-    "Скорость обучения": ["lr", "schedule"],
-    "Регуляризация": ["weight_decay", "dropout", "label_smoothing", *_AUGMENTATION],
-}
-
-
 def settings(found: pd.DataFrame) -> pd.DataFrame:
-    """The settings of runs that differ in the seed alone, and where they were made, a row each."""
+    """The data set, the machines and every setting of runs that differ in the seed alone, a row each."""
     data, one = found["run"].iloc[0].data, found["run"].iloc[0].experiment
     machines = found["processor"].where(found["device"] == "cpu", found["device"])
     machines += ", потоков: " + found["threads"] + ", " + found["precision"] + ", PyTorch " + found["torch"]
     photos = f"{data['name']}: {sizes(data)} снимков, классов: {data['classes']}"
-    photos += ", кадр по рамке" * data["crop_to_box"]
-    rows = {"Оптимизатор": one.words("optimizer"), "Набор данных": photos}
-    rows |= {title: ", ".join(map(one.words, names)) for title, names in _SETTINGS.items()}
-    rows["Вычислитель"] = "; ".join(machines.unique())
+    rows = {"Набор данных": photos + ", кадр по рамке" * data["crop_to_box"]}
+    rows |= {"Вычислитель": "; ".join(machines.unique())}
+    rows |= {name: one.words(name) for name in vars(one) if name != "seed"}
     return pd.DataFrame({"Настройка": rows.keys(), "Значение": rows.values()})
 
 

@@ -11,7 +11,6 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from labnn.kit import numbers
-from labnn.kit.errors import check
 from labnn.kit.watchers import chance_levels
 from labnn.report import tables
 from labnn.report.records import MACHINE, best_rates, by, is_paired, pairs
@@ -49,11 +48,10 @@ def verdict(found: pd.DataFrame, margin: float = MARGIN, planned: int = 0) -> st
     """The answer to "which optimizer is better?", from the test accuracies of the last epochs; before all
     ``planned`` pairs are there only how many are.
 
-    For every two optimizers one of four: the first or the second is more accurate, they are equal in practice
-    (the whole interval inside ``margin``, a share), or no difference is proven; with the numbers behind it.
-    The intervals of several comparisons hold together with 95 % (Bonferroni).
+    Of every two optimizers one is more accurate, they are equal in practice (the whole interval inside
+    ``margin``, a share), or no difference is proven. The intervals of several comparisons hold together with
+    95 % (Bonferroni).
     """
-    check("margin", margin, float, 0, 1)
     groups = by(found, "title")
     ready = (found.groupby("seed")["title"].nunique() == len(groups)).sum()
     if ready < planned:
@@ -93,16 +91,16 @@ def learning(found: pd.DataFrame) -> str:
     pictures, against the share of the most frequent class.
     """
     parts = by(found, "title").items()
-    ends = [
-        (title, *part[["test_accuracy", "majority"]].mean(), part["run"].iloc[0]) for title, part in parts
-    ]
-    return _learning((title, accuracy, share, len(run.predictions)) for title, accuracy, share, run in ends)
+    images = len(found["run"].iloc[0].predictions)
+    return _learning((title, *part[["test_accuracy", "majority"]].mean(), images) for title, part in parts)
 
 
 def learned(tested: dict[str, Evaluation]) -> str:
     """``learning`` of single networks, by their titles."""
-    share = {title: chance_levels(test.labels).majority_share for title, test in tested.items()}
-    return _learning((title, test.accuracy, share[title], len(test.labels)) for title, test in tested.items())
+    return _learning(
+        (title, test.accuracy, chance_levels(test.labels).majority_share, len(test.labels))
+        for title, test in tested.items()
+    )
 
 
 def _learning(known: Iterable[tuple[str, float, float, int]]) -> str:

@@ -20,11 +20,9 @@ from labnn.report.tables import markdown
 
 
 def write_report(runs_dir: str | Path, folder: str | Path, readme: str | Path | None = None) -> list[Path]:
-    """Writes what is recorded in ``runs_dir`` into ``folder``: REPORT.md; of every study, in a folder of its
-    name, the tables (CSV) and the figures that REPORT.md shows (PNG); and the blocks of a ``readme``, where
-    one is given. Returns the paths.
-
-    Raises ``LabError`` if nothing is recorded.
+    """Writes what is recorded in ``runs_dir`` into ``folder``: REPORT.md and, in a folder of every study, its
+    tables (CSV) and the figures that REPORT.md shows (PNG); and the blocks of a ``readme``. Returns the
+    paths. Raises ``LabError`` if nothing is recorded.
     """
     folder, found = Path(folder), recorded(runs_dir)
     if not found:
@@ -49,8 +47,8 @@ def write_report(runs_dir: str | Path, folder: str | Path, readme: str | Path | 
 def write_comparison(
     found: pd.DataFrame, folder: str | Path, tuning: pd.DataFrame, margin: float = MARGIN
 ) -> list[Path]:
-    """Writes the figures, tables and verdict of one comparison into ``folder``, from its ``records.table``
-    and that of the runs that chose its rates; returns the paths. ``margin``: as for ``words.verdict``.
+    """Writes figures, tables and verdict of one comparison into ``folder``, from its ``records.table`` and
+    that of the runs that chose its rates; returns the paths. ``margin``: as for ``words.verdict``.
     """
     folder = Path(folder)
     verdict = write_text(folder / "verdict.md", words.verdict(found, margin) + "\n")
