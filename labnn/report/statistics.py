@@ -36,9 +36,8 @@ class Difference(NamedTuple):
         return self.spread and (self.low > 0 or self.high < 0) and self.exact_p <= 1 - self.confidence
 
     def within(self, margin: float) -> bool:
-        """Whether the whole interval lies inside ``margin`` on both sides of zero: practically equal.
-
-        Two one-sided tests (Schuirmann 1987) ask that of a 90 % interval; the 95 % interval asks more.
+        """Whether the whole interval lies inside ``margin`` on both sides of zero: more than two one-sided
+        tests ask (Schuirmann 1987), which take a 90 % interval.
         """
         return self.spread and -margin < self.low and self.high < margin
 

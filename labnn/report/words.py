@@ -24,7 +24,7 @@ def templates() -> Environment:
     """The Jinja templates of this folder; numbers by filter the Russian way: ``{{ 0.314 | percent(1) }}``."""
     options = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     made = Environment(loader=FileSystemLoader(Path(__file__).parent), **options)
-    names = ("number", "signed", "rate", "percent", "interval", "probability", "thousands")
+    names = ("number", "signed", "percent", "interval", "probability")
     made.filters |= {name: getattr(numbers, name) for name in names}
     return made
 
@@ -39,9 +39,8 @@ def say(phrase: str, **facts: Any) -> str:
 def conditions(found: pd.DataFrame) -> str:
     """What the runs of ``found`` were trained on and how long."""
     versions = [run.experiment.words("version") for run in found["run"]]
-    return say(
-        "conditions", found=found, versions=versions, photos=[tables.sizes(run.data) for run in found["run"]]
-    )
+    photos = [tables.sizes(run.data) for run in found["run"]]
+    return say("conditions", found=found, versions=versions, photos=photos)
 
 
 def verdict(found: pd.DataFrame, margin: float = MARGIN, planned: int = 0) -> str:
