@@ -24,7 +24,7 @@ DATA, CACHE, RUNS = Path("data/stanford_cars"), Path("data/cache"), Path("data/r
 REPORT = Path("figures/report")
 
 
-class _Help(argparse.RawDescriptionHelpFormatter):
+class _Help(argparse.HelpFormatter):
     def add_usage(self, usage, actions, groups, prefix=None):
         super().add_usage(usage, actions, groups, "Вызов: " if prefix is None else prefix)
 
@@ -43,17 +43,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m labnn", description="SqueezeNet на Stanford Cars: AMSGrad и Adam.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="КОМАНДА", parser_class=_Parser)
 
-    def command(run: Callable[[argparse.Namespace], None], help: str, example: str) -> _Parser:
-        """A command with its help and an example of its arguments."""
-        name = run.__name__.strip("_")
-        example = f"Например: python -m labnn {name} {example}"
-        added = commands.add_parser(name, help=help, description=help, epilog=example)
+    def command(run: Callable[[argparse.Namespace], None], help: str) -> _Parser:
+        added = commands.add_parser(run.__name__.strip("_"), help=help, description=help)
         added.set_defaults(run=run)
         return added
 
-    def trainer(run: Callable[[argparse.Namespace], None], help: str, example: str, out: Path) -> _Parser:
+    def trainer(run: Callable[[argparse.Namespace], None], help: str, out: Path) -> _Parser:
         """A command that trains: where photos, records and the cache lie, and on what it computes."""
-        added = command(run, help, example)
+        added = command(run, help)
         add = added.add_argument_group("Где и на чём").add_argument
         add("--data", required=True, type=Path, help="корень набора данных")
         add("--out", type=Path, default=out, help=f"папка записей, по умолчанию {out}")
@@ -69,19 +66,15 @@ def _parser() -> argparse.ArgumentParser:
             add("--cluster", metavar="АДРЕС", help="обучать на рабочих Dask: tcp://МАШИНА:8786")
         return added
 
-    add = command(
-        _download, "скачать Stanford Cars из Hugging Face или Kaggle", f"--data {DATA}"
-    ).add_argument
+    add = command(_download, "скачать Stanford Cars из Hugging Face или Kaggle").add_argument
     add("--data", type=Path, default=DATA, help=f"папка, в которой появится набор; по умолчанию {DATA}")
 
-    example = "--data ПАПКА --optimizer amsgrad --epochs 30 --seed 0"
-    train = trainer(_train, "обучить одну сеть и записать прогон", example, RUNS)
+    train = trainer(_train, "обучить одну сеть и записать прогон", RUNS)
     train.add_argument("--skip-missing", action="store_true", help="пропускать снимки, которых нет в папке")
     _add_settings(train)
 
     told = "сравнить оптимизаторы: подобрать скорости, повторить с зёрнами"
-    example = "--data ПАПКА --optimizers adam amsgrad --epochs 40 --image-size 64 --seeds 6"
-    compare = trainer(_compare, told, example, RUNS / "compare")
+    compare = trainer(_compare, told, RUNS / "compare")
     add = compare.add_argument_group("Что сравнить").add_argument
     names = f"{', '.join(OPTIMIZERS)} или ИМЯ=МОДУЛЬ:ФУНКЦИЯ, вызов — функция(веса, lr=…, weight_decay=…)"
     add("--optimizers", nargs="+", default=["amsgrad", "adam"], metavar="ИМЯ", help=names)
@@ -92,12 +85,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--figures", type=Path, default=Path("figures/compare"), help="папка рисунков и таблиц")
     _add_settings(compare, without=("optimizer", "lr", "seed"))
 
-    study = trainer(_study, "обучить все сети опыта: по одной правке и вместе", "causes --data ПАПКА", RUNS)
+    study = trainer(_study, "обучить все сети опыта: по одной правке и вместе", RUNS)
     known = sorted(path.parent.name for path in RUNS.glob("*/study.toml"))
     study.add_argument("name", choices=known, metavar="ОПЫТ", help=f"один из: {', '.join(known)}")
 
-    told = "назвать модель на своих снимках"
-    add = command(_predict, told, "снимки/ --run data/runs/ПРОГОН --figure ответы.png").add_argument
+    add = command(_predict, "назвать модель на своих снимках").add_argument
     add("photos", nargs="+", type=Path, metavar="СНИМОК", help="файлы или папки")
     add("--run", dest="folder", type=Path, help="папка прогона; без неё отвечает сеть рисованного набора")
     add("--weights", type=Path, help="веса; по умолчанию рядом с прогоном или в папке --cache")
@@ -106,8 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--csv", type=Path, help="записать ответы и сюда")
     add("--figure", type=Path, help="рисунок со снимками и картами: .png, .jpg, .svg, .pdf")
 
-    told = "построить рисунки и таблицы по записям или сдать отчёт"
-    add = command(_report, told, "--notebook out/lab1.ipynb --html отчёт.html --pdf отчёт.pdf").add_argument
+    add = command(_report, "построить рисунки и таблицы по записям или сдать отчёт").add_argument
     add("--runs", type=Path, default=RUNS, help=f"папка записей, по умолчанию {RUNS}")
     add("--out", type=Path, default=REPORT, help=f"папка рисунков и таблиц, по умолчанию {REPORT}")
     add("--readme", type=Path, help="файл, в котором обновить числа")
@@ -124,28 +115,20 @@ def _number(text: str) -> float:
 
 
 def _add_settings(parser: argparse.ArgumentParser, without: tuple[str, ...] = ()) -> None:
-    """A flag for each field of ``Experiment``, ``without`` some; what is not given stays out of the
-    namespace.
-    """
+    """A flag for each field of ``Experiment``, ``without`` some; one not given stays out of the namespace."""
     add = parser.add_argument_group("Настройки обучения").add_argument
     for field in fields(Experiment):
         if field.name in without:
             continue
         words, default = field.metadata["words"], field.default
-        told = (
-            "; ".join(f"{key} — {value}" for key, value in words.items())
-            if isinstance(words, dict)
-            else words
-        )
-        told = (
-            told.replace("{percent}", "X (доля)").replace("{}", "X").replace("|", " или ").replace("%", "%%")
-        )
-        told += "" if default is None else f"; по умолчанию {default}"
-        kind = {"type": _number if default is None or isinstance(default, float) else type(default)}
+        if isinstance(words, dict):
+            words = "; ".join(f"{key} — {value}" for key, value in words.items())
+        told = words.replace("{percent}", "X (доля)").replace("{}", "X").replace("|", " или ")
+        told = told.replace("%", "%%") + ("" if default is None else f"; по умолчанию {default}")
+        real = default is None or isinstance(default, float)
+        kind = {"type": _number if real else type(default), "metavar": "X"}
         if isinstance(default, bool):
             kind = {"action": argparse.BooleanOptionalAction}
-        else:
-            kind["metavar"] = "X"
         add(f"--{field.name.replace('_', '-')}", default=argparse.SUPPRESS, help=told, **kind)
 
 
@@ -173,10 +156,8 @@ def _own(words: str, table: dict) -> str:
 def _options(arguments: argparse.Namespace) -> dict:
     """What ``run_all`` needs beside the experiments."""
     devices = [str(usable_device(name)) for name in arguments.devices or ()]
-    names = ("processes", "cluster", "threads")
-    return {"cache_dir": arguments.cache, "devices": devices} | {
-        name: getattr(arguments, name) for name in names
-    }
+    options = {"cache_dir": arguments.cache, "devices": devices, "threads": arguments.threads}
+    return options | {"processes": arguments.processes, "cluster": arguments.cluster}
 
 
 def _download(arguments: argparse.Namespace) -> None:
@@ -236,9 +217,8 @@ def _compare(arguments: argparse.Namespace) -> None:
     print(f"\n{tables.markdown(tables.rates(tried))}\n\n{words.stability(tried)}\n", flush=True)
     found = records.table(protocol.compare(tuning, data, arguments.out, **_options(arguments)))
     paths = write_comparison(found, arguments.figures, tried, margin)
-    print(
-        f"\n{tables.markdown(tables.summary(found))}\n\nРисунки и таблицы ({len(paths)}): {arguments.figures}"
-    )
+    print(f"\n{tables.markdown(tables.summary(found))}\n")
+    print(f"Рисунки и таблицы ({len(paths)}): {arguments.figures}")
     print(words.verdict(found, margin=margin))
 
 
@@ -249,8 +229,7 @@ def _study(arguments: argparse.Namespace) -> None:
     study, rates = studies(RUNS)[arguments.name], {}
     if not study.experiments():
         raise LabError(
-            f"Опыт {study.name} ничего не обучает: в {RUNS / study.name / 'study.toml'} нет base; назовите "
-            "опыт, где base есть; два оптимизатора сравнивает команда compare."
+            f"Опыт {study.name} ничего не обучает: назовите другой, у которого в study.toml есть base."
         )
     data = open_dataset(arguments.data, crop_to_box=arguments.crop_to_box)
     folder = study.folder(arguments.out)
@@ -298,9 +277,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command; gives the exit status: 0, or 2 for a mistake of the user's, told in one line on
-    stderr.
-    """
+    """Runs one command; gives the exit status: 0, or 2 for a user's mistake, told in one line on stderr."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # cp1251 and cp866 lack a star and a minus
             stream.reconfigure(errors="replace")
