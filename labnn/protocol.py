@@ -95,8 +95,10 @@ class Protocol:
         """
         threads = torch.get_num_threads()
         torch.set_num_threads(max(threads // processes, 1))
-        seconds = training_seconds(self.tuning()[0], data, cache_dir, device)
-        torch.set_num_threads(threads)
+        try:
+            seconds = training_seconds(self.tuning()[0], data, cache_dir, device)
+        finally:
+            torch.set_num_threads(threads)
         trainings = (len(self.grid) + self.seeds) * len(self.optimizers)
         total = clock(seconds * ceil(trainings / processes))
         each = f"каждое около {clock(seconds)}, одновременно: {processes}"
@@ -133,21 +135,27 @@ class Protocol:
 def training_seconds(
     experiment: Experiment, data: CarsData, cache_dir: str | Path, device: str | torch.device
 ) -> float:
-    """Seconds of one training with its tests, from four steps on its largest pictures and a batch of its
-    test; the time of a step grows as the area of its growing pictures.
+    """Seconds of one training with its tests, from four steps on its smallest and on its largest pictures,
+    between which the time of a step grows as their area, and from a batch of its test.
     """
     photos = decode(experiment, data, cache_dir)
     train, test = make_batches(experiment, photos, device)
     model = make_model(experiment, photos.classes, device)
     optimizer, _ = make_optimizer(experiment, model, experiment.epochs * len(train))
-    for count in (1, 4):  # the first warms up
-        train.set_epoch(experiment.epochs - 1)
-        steps, figures = train_epoch(model, optimizer, islice(train, count))
+
+    def step(epoch: int) -> float:
+        for count in (1, 4):  # the first warms up
+            train.set_epoch(epoch)
+            steps, figures = train_epoch(model, optimizer, islice(train, count))
+        return figures["seconds"] / steps
+
+    for _ in range(2):  # the first warms up
         start = time.perf_counter()
         evaluate(model, islice(test, 1), mirror=experiment.mirror_test)
         one_test = len(test) * (time.perf_counter() - start)
-    size = experiment.image_size
+    size, last = experiment.image_size, experiment.epochs - 1
     side = growing(experiment.start_size or size, size, experiment.epochs)
-    epochs = sum((side(epoch) / size) ** 2 for epoch in range(experiment.epochs))
+    areas = [side(epoch) ** 2 for epoch in range(experiment.epochs)]
+    steps = np.interp(areas, [areas[0], areas[-1]], [step(0), step(last)]).sum()
     tests = experiment.epochs // experiment.test_every + 2  # after the first epoch, and at the end once more
-    return epochs * len(train) * figures["seconds"] / steps + tests * one_test
+    return float(len(train) * steps + tests * one_test)

@@ -191,3 +191,12 @@ def test_other_optimizers_have_the_corrected_intervals_of_statsmodels():
         expected.append((mean_and_deviation(values), told, "…".join(held) or "—"))
     columns = ["Точность, %", "Разность точности [95 % вместе]", "На проверке при разных скоростях, %"]
     assert sorted(expected) == sorted(shown("optimizers/table")[columns].itertuples(index=False, name=None))
+
+
+def test_only_the_main_question_is_concluded_and_missed_demands_are_told():
+    assert "точнее" not in REPORT and REPORT.count("Сравнение разведочное") == len(PAIRED)
+    runs = [json.loads(file.read_text(encoding="utf-8")) for file in (RUNS / "recipe").glob("*/run.json")]
+    minutes = [run["final"]["training_seconds"] / 60 * run["environment"]["threads"] for run in runs]
+    mean = number(100 * np.mean([run["final"]["test_accuracy"] for run in runs]), 2)
+    assert f"83 %: не выполнено ({mean} %)" in REPORT
+    assert f"не выполнено (от {min(minutes):.0f} до {max(minutes):.0f})" in REPORT

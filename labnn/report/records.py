@@ -28,10 +28,10 @@ def table(runs: Sequence[Run]) -> pd.DataFrame:
     Columns: the fields of ``Experiment``; ``run`` itself; ``recipe``, its experiment but for the seed, and
     ``shared``, but for optimizer, rate and decay, too; the optimizer's ``title``; ``fingerprint`` and
     ``content`` of the photos; ``FIGURES`` of the last epoch, never of the best, which would be chosen on the
-    test; ``mean_accuracy`` over the epochs, NaN where fewer than three were tested; ``minutes`` of training;
-    ``held``, the share of weights that AMSGrad's maximum binds at the end; shares of the most frequent class
-    (``majority``) and answer (``top_share``), the number of different ``answers``, whether the network
-    ``learns``; and the ``MACHINE``.
+    test; ``mean_accuracy`` over the epochs, NaN where fewer than three were tested; ``minutes``, the time of
+    training times the threads; ``held``, the share of weights that AMSGrad's maximum binds at the end; shares
+    of the most frequent class (``majority``) and answer (``top_share``), the number of different ``answers``,
+    whether the network ``learns``; and the ``MACHINE``.
     """
     least = ["run", "optimizer", "title", "seed", "lr", "shared", "fingerprint", "precision", *FIGURES]
     found = pd.DataFrame([_row(run) for run in runs], columns=None if runs else least)
@@ -50,6 +50,7 @@ def _row(run: Run) -> dict:
     row |= {name: str(run.environment.get(name, "—")) for name in MACHINE}
     row |= {name: float(history[name].astype(float).iloc[-1]) for name in FIGURES}
     row |= {"fingerprint": run.data["fingerprint"], "minutes": history["seconds"].sum() / 60}
+    row["minutes"] *= run.environment.get("threads", 1)
     row["held"] = history["maximum_share"].iloc[-1] if "maximum_share" in history else np.nan
     tested = history.dropna(subset="test_accuracy")
     area = integrate.trapezoid(tested["test_accuracy"], tested["epoch"])

@@ -44,7 +44,8 @@ class Study:
     training one. ``runs``: other folders whose records belong to it too, those of its ``precision`` where it
     names one. With a ``grid`` each optimizer first tries its rates on validation (``records.top_rates``).
     ``titles``: of a ladder's recipes. Of the question "AMSGrad or Adam?": the ``condition`` in words, whether
-    rates were ``tuned``, and the ``role`` of the answer, "main" or "exploratory".
+    rates were ``tuned``, and the ``role`` of the answer, "main" or "exploratory". ``demands``: what the
+    protocol of a recipe asks for, the least mean accuracy and the most minutes times threads of a training.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Study:
     condition: str = ""
     tuned: bool = True
     role: str = "exploratory"
+    demands: tuple[float, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> "Study":
@@ -149,7 +151,10 @@ def collapse(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told:
 
 def recipe(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told:
     """One recipe by its seeds."""
-    return Told({"settings": tables.settings(found)}, {"spread": words.spread(found)})
+    texts = {"spread": words.spread(found)}
+    if study.demands:
+        texts["demands"] = words.demands(found, *study.demands)
+    return Told({"settings": tables.settings(found)}, texts)
 
 
 def ladder(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told:
@@ -176,7 +181,9 @@ def compared(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told:
     """Optimizers compared, with no answer before the last of ``seeds`` pairs."""
     found, tuning = records.one_protocol(found, tuning)
     shown, figures, answer = {"summary": tables.summary(found)}, {}, None
-    texts = {"conditions": words.conditions(found), "verdict": words.verdict(found, planned=study.seeds)}
+    exploratory = bool(study.condition) and study.role == "exploratory"
+    verdict = words.verdict(found, planned=study.seeds, exploratory=exploratory)
+    texts = {"conditions": words.conditions(found), "verdict": verdict}
     texts |= {"maximum": words.maximum(found), "learning": words.learning(found)}
     if len(tuning):
         shown["rates"], texts["stability"] = tables.rates(tuning), words.stability(tuning)
@@ -215,9 +222,9 @@ def answers(asked: Mapping[str, Study], known: Mapping[str, Told | None]) -> Tol
         figures["hero"] = partial(plots.plot_hero, _cars(), known["ladder"].climb, decided)
     shown = tables.answers(rows.values())
     short = shown[["Условие", "Разность, п. п. [95 %]", "Скорость подобрана"]]
-    return Told(
-        {"table": shown, "short": short}, {"sentence": words.answers(rows.values(), waiting)}, figures
-    )
+    english = words.answers(rows.values(), waiting, "answers_english")
+    texts = {"sentence": words.answers(rows.values(), waiting), "english": english}
+    return Told({"table": shown, "short": short}, texts, figures)
 
 
 def _cars(count: int = 6) -> list[tuple[np.ndarray, str]]:

@@ -77,7 +77,7 @@ COLUMNS: dict[str, Column] = {
     "Разность точности [95 %]": first("gap", points),
     "Разность точности [95 % вместе]": first("gap", points),
     "Секунд на эпоху, медиана": epoch_seconds,
-    "Минут обучения": mean("minutes", 1),
+    "Минут (время × потоки)": mean("minutes", 1),
     "Снимков на тесте": first("run", lambda run: thousands(run.data["test"])),
     "Учится": lambda part: "да" if part["learns"].all() else "нет",
     "Самый частый ответ": first("top_share", lambda share: f"{percent(share, 1)} снимков"),
@@ -180,7 +180,7 @@ def ladder(climb: Sequence[pd.DataFrame]) -> pd.DataFrame:
         "Снимков на тесте",
         "Прогонов",
         "Эпох",
-        "Минут обучения",
+        "Минут (время × потоки)",
         "Потери на тесте",
         "Точность, %",
     ]

@@ -43,9 +43,9 @@ def conditions(found: pd.DataFrame) -> str:
     return say("conditions", found=found, versions=versions, photos=photos)
 
 
-def verdict(found: pd.DataFrame, margin: float = MARGIN, planned: int = 0) -> str:
+def verdict(found: pd.DataFrame, margin: float = MARGIN, planned: int = 0, exploratory: bool = False) -> str:
     """The answer to "which optimizer is better?", from the test accuracies of the last epochs; before all
-    ``planned`` pairs are there only how many are.
+    ``planned`` pairs are there only how many are. Of an ``exploratory`` comparison the numbers alone.
 
     Of every two optimizers one is more accurate, they are equal in practice (the whole interval inside
     ``margin``, a share), or no difference is proven. The intervals of several comparisons hold together with
@@ -64,16 +64,20 @@ def verdict(found: pd.DataFrame, margin: float = MARGIN, planned: int = 0) -> st
         compared.append((*two, gap, sorted(set(both["seed"]) - set(paired["seed"]))))
     machines = (found.groupby("seed")[MACHINE].nunique() > 1).any(axis=None)
     facts = {"titles": list(groups), "margin": margin, "enough": pairs_needed(confidence)}
-    return say("verdict", compared=compared, machines=machines, **facts)
+    return say("verdict", compared=compared, machines=machines, exploratory=exploratory, **facts)
 
 
-def answers(known: Sequence[pd.DataFrame], waiting: Sequence[tuple[str, int, int]] = ()) -> str:
-    """The ``tables.answer`` of all conditions in one breath: conclusions of the main ones, intervals of the
+def answers(
+    known: Sequence[pd.DataFrame], waiting: Sequence[tuple[str, int, int]] = (), phrase: str = "answers"
+) -> str:
+    """The ``tables.answer`` of all conditions in one breath: conclusions of the main ones, the range of the
     exploratory ones; of main ones ``waiting`` for pairs the condition, how many are there and of how many.
+    ``phrase``: in Russian, or "answers_english".
     """
     told = [paired.iloc[0] for paired in known if (gap := paired["gap"].iloc[0]) and gap.spread]
-    main, exploratory = ([one for one in told if one["role"] == role] for role in ("main", "exploratory"))
-    return say("answers", main=main, waiting=waiting, exploratory=exploratory, margin=MARGIN)
+    main = [one for one in told if one["role"] == "main"]
+    means = [one["gap"].mean for one in told if one["role"] != "main"]
+    return say(phrase, main=main, waiting=waiting, means=means, margin=MARGIN)
 
 
 def stability(tuning: pd.DataFrame) -> str:
@@ -109,6 +113,13 @@ def _learning(known: Iterable[tuple[str, float, float, int]]) -> str:
 def spread(found: pd.DataFrame) -> str:
     """How far the last accuracies of runs lie apart that differ in the seed alone."""
     return say("spread", accuracies=found["test_accuracy"], d=describe(found["test_accuracy"]))
+
+
+def demands(found: pd.DataFrame, bar: float, limit: float) -> str:
+    """Whether runs that differ in the seed came up to their protocol: a mean accuracy of at least ``bar`` in
+    at most ``limit`` minutes times threads each.
+    """
+    return say("demands", bar=bar, limit=limit, mean=found["test_accuracy"].mean(), minutes=found["minutes"])
 
 
 def single_causes(found: pd.DataFrame, base: Experiment) -> str:
