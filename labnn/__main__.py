@@ -22,6 +22,14 @@ from labnn.settings import NETWORKS, OPTIMIZERS, Experiment, check_names
 
 DATA, CACHE, RUNS = Path("data/stanford_cars"), Path("data/cache"), Path("data/runs")
 REPORT = Path("figures/report")
+_EXAMPLES = {
+    "download": "--data data/stanford_cars",
+    "train": "--data ПАПКА --optimizer amsgrad --epochs 30 --seed 0",
+    "compare": "--data ПАПКА --optimizers adam amsgrad --epochs 40 --image-size 64 --seeds 6",
+    "study": "causes --data ПАПКА",
+    "predict": "снимки/ --run data/runs/ПРОГОН --figure ответы.png",
+    "report": "--notebook out/lab1.ipynb --html отчёт.html --pdf отчёт.pdf",
+}
 
 
 class _Help(argparse.HelpFormatter):
@@ -44,7 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="КОМАНДА", parser_class=_Parser)
 
     def command(run: Callable[[argparse.Namespace], None], help: str) -> _Parser:
-        added = commands.add_parser(run.__name__.strip("_"), help=help, description=help)
+        name = run.__name__.strip("_")
+        example = f"Например: python -m labnn {name} {_EXAMPLES[name]}"
+        added = commands.add_parser(name, help=help, description=help, epilog=example)
         added.set_defaults(run=run)
         return added
 

@@ -105,6 +105,15 @@ def test_mistake_in_a_shell_exits_with_2_and_no_traceback():
     assert "nowhere" in result.stderr and result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", ["download", "train", "compare", "study", "predict", "report"])
+def test_help_is_russian_with_an_example(capsys, command):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    told = capsys.readouterr().out
+    assert f"Например: python -m labnn {command}" in " ".join(told.split())
+    assert told.startswith("Вызов: ") and not {"options:", "usage:"} & set(told.split())
+
+
 def test_a_number_may_have_a_comma_as_in_the_report(labnn, train_small, tmp_path):
     assert labnn(*train_small, "--lr", "0,002")[0] == 0
     assert '"lr": 0.002' in next((tmp_path / "runs").glob("*/run.json")).read_text(encoding="utf-8")
