@@ -35,6 +35,13 @@ _MEANINGS = {
     "pickle": (
         "свою функцию другим процессам не передать: берите в неё только копируемое или задайте processes=1"
     ),
+    "view size is not compatible": (
+        "веса свёрток лежат в порядке channels_last: замените в оптимизаторе view на reshape"
+    ),
+    "deepcopy|uninitialized parameter": (
+        "для ema_decay нужна копия сети: сначала пропустите через неё один пакет (слои Lazy), замените "
+        "weight_norm на parametrizations.weight_norm или уберите ema_decay"
+    ),
     "unscale FP16": "оставьте веса float32 (model.float()), в float16 считает сам train_test",
     "unexpected keyword argument|required positional argument|closure": (
         "функции вызываются так: оптимизатор — f(параметры, lr=…, weight_decay=…), сеть — f(num_classes=…), "
