@@ -128,7 +128,7 @@ def test_a_photo_listed_twice_is_told(tiny_root):
 @pytest.mark.parametrize("box", [(5000, 1, 5100, 9), (40, 30, 1, 1)])
 def test_a_box_off_its_photo_or_inside_out_is_told(box, tiny_root):
     write_annotations(tiny_root / TRAIN, ["00001.jpg"], [1], [box])
-    with pytest.raises(LabError, match=r"00001.jpg.*рамка \[.*исправьте"):
+    with pytest.raises(LabError, match=r"00001.jpg.*рамка \[.*проверьте"):
         open_dataset(tiny_root, crop_to_box=True).train.image(0)
 
 

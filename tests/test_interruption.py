@@ -159,14 +159,14 @@ run_or_load({ENDLESS!r}, data, runs, cache_dir=cache)
         manager.shutdown_kernel(now=True)
 
 
-@pytest.mark.parametrize("size", [10**4, 10**6], ids=["decoded photos", "checkpoint"])
+@pytest.mark.parametrize("size", [10**4, 10**5], ids=["decoded photos", "checkpoint"])
 def test_full_disk_is_told_and_leaves_no_half_of_a_file(size, tiny_root, tmp_path, short_run):
     process = start(tiny_root, tmp_path / "full", fill_disk, size)
     process.join()
     told = (tmp_path / "full.error").read_text(encoding="utf-8")
     assert "File too large" in told and "освободите место на диске и повторите" in told
     left = {path.suffix for path in (tmp_path / "full").rglob("*") if path.is_file()} - {".lock"}
-    assert left == ({".npy"} if size == 10**6 else set())
+    assert left == ({".npy"} if size == 10**5 else set())
     data = open_dataset(tiny_root, crop_to_box=True)
     run_or_load(SHORT, data, tmp_path / "full" / "runs", cache_dir=tmp_path / "full" / "cache")
     assert_same_end(finished(tmp_path / "full"), short_run(tiny_root))
@@ -180,7 +180,7 @@ def test_diverged_training_keeps_the_last_good_checkpoint(tiny_root, tmp_path):
         [checkpoint] = (tmp_path / "cache").glob("*.checkpoint")
         state = torch.load(checkpoint, weights_only=True)
         if len(rows) == 2:
-            state["model"]["classifier.1.bias"].fill_(float("nan"))
+            state["model"]["8.bias"].fill_(float("nan"))
             torch.save(state, checkpoint)
             raise KeyboardInterrupt
 

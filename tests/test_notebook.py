@@ -63,7 +63,7 @@ SLIPS = {
     'SETTINGS = {"epoch": 3}': "epoch",
     'SETTINGS = {"optimizer": "sgd"}': "optimizer",
     'SETTINGS = {"epochs": -1}': "epochs=-1",
-    "GRID = ()": "Сетка",
+    "GRID = ()": "скорости: не заданы",
     'COMPARED = ("adam", "adamm")': "adamm",
 }
 
