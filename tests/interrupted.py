@@ -14,10 +14,9 @@ from labnn import NETWORKS, Experiment, LabError, open_dataset, run_or_load
 
 def small(num_classes: int) -> nn.Module:
     """A network whose epochs and checkpoints take little time, with buffers and random numbers."""
-    parts = nn.Conv2d(3, 16, 3, 2), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 64, 3, 2), nn.ReLU()
-    return nn.Sequential(
-        *parts, nn.Dropout(0.2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, num_classes)
-    )
+    features = nn.Conv2d(3, 16, 3, 2), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 64, 3, 2), nn.ReLU()
+    last = nn.Dropout(0.2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, num_classes)
+    return nn.Sequential(*features, *last)
 
 
 NETWORKS["small"] = small
