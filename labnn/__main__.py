@@ -293,7 +293,8 @@ def main(arguments: list[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     try:
         parsed = _parser().parse_args(arguments)
-        with explained("Команда не выполнена"):
+        unknown = "этого случая labnn не предвидит, сообщите о нём, приведя эту строку"
+        with explained("Команда не выполнена", unknown):
             parsed.run(parsed)
     except LabError as error:
         print(error, file=sys.stderr)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import PROJECT
+from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.weightstats import DescrStatsW
 
@@ -35,11 +36,10 @@ def read(folder) -> dict:
     area = np.trapezoid(tested["test_accuracy"], tested["epoch"]) / max(np.ptp(tested["epoch"]), 1)
     figures = {"accuracy": 100 * (answers["label"] == answers["prediction"]).mean(), "area": 100 * area}
     last = history.iloc[-1]
-    figures |= {
-        "loss": last["test_loss"],
-        "train_loss": last["train_loss"],
-        "held": last.get("maximum_share"),
-    }
+    figures |= {"loss": last["test_loss"], "train_loss": last["train_loss"]}
+    if "maximum_share" in history:
+        factor = DescrStatsW(history["step_50"], weights=history["lr"]).mean
+        figures |= {"held": last["maximum_share"], "factor": factor}
     return asdict(Experiment()) | settings | figures | {"answers": answers}
 
 
@@ -81,7 +81,18 @@ def test_comparison_followed_its_protocol():
     for optimizer, tried in tuning.groupby("optimizer"):
         best = tried.sort_values(["accuracy", "loss"], ascending=[False, True])["lr"].iloc[0]
         assert set(final["lr"][final["optimizer"] == optimizer]) == {best}
-    varied = ["optimizer", "lr", "seed", "accuracy", "area", "loss", "train_loss", "held", "answers"]
+    varied = [
+        "optimizer",
+        "lr",
+        "seed",
+        "accuracy",
+        "area",
+        "loss",
+        "train_loss",
+        "held",
+        "factor",
+        "answers",
+    ]
     assert pd.concat([tuning, final]).drop(columns=varied).astype(str).nunique().max() == 1
 
 
@@ -91,6 +102,17 @@ def test_rates_are_the_accuracies_on_validation(name):
     for _, run in records(f"{name}/tuning").iterrows():
         cell = table.loc[rate(run["lr"]), f"{TITLES[run['optimizer']]}, %"]
         assert cell.removesuffix(" ★") == number(run["accuracy"], 1)
+
+
+@pytest.mark.parametrize("name", ["comparison", "short_memory"])
+def test_reason_has_the_tops_of_a_regression(name):
+    tops, factor = {}, records(f"{name}/final")["factor"].mean()
+    for optimizer, part in records(f"{name}/tuning").groupby("optimizer"):
+        place = np.log10(part["lr"])
+        _, slope, bend = OLS(part["accuracy"], np.column_stack([place**0, place, place**2])).fit().params
+        tops[optimizer] = 10 ** (-slope / bend / 2)
+    told = f"была бы у {rate(tops['adam'], 2)} / {number(factor, 2)} = {rate(tops['adam'] / factor, 2)}"
+    assert f"{told}; найдена у {rate(tops['amsgrad'], 2)}" in REPORT
 
 
 @pytest.mark.parametrize("name", PAIRED)

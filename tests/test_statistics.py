@@ -158,3 +158,24 @@ def test_maximum_is_described_at_its_strongest_and_at_the_end():
     strongest = "медиана множителя 0,60 (у средних 80 % весов от 0,30 до 0,90), максимум выше v у 80 % весов."
     assert f"в эпоху 1: {strongest}" in text and "В последней эпохе медиана множителя 0,90" in text
     assert words.maximum(records.table([finished(0.5)])) == ""
+
+
+def tried(optimizer: str, step: float | None, **accuracies: float) -> list:
+    """Runs that tried rates on validation, 3 for "x3" times 0.001; AMSGrad's with its ``step``."""
+    runs = []
+    for name, accuracy in accuracies.items():
+        run = finished(accuracy, optimizer=optimizer, lr=int(name[1:]) / 1000)
+        bound = {"maximum_share": 0.9, "step_50": step} if step else {}
+        runs.append(replace(run, history=run.history.assign(**bound)))
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("step", "told"), [(0.25, "Из сетки предсказано 0,008, выбрано 0,004."), (0.9, "не различает")]
+)
+def test_reason_foretells_the_rate_of_amsgrad_from_that_of_adam(step, told):
+    adam = tried("adam", None, x1=0.4, x2=0.5, x4=0.4, x8=0.1)
+    amsgrad = tried("amsgrad", step, x1=0.3, x2=0.4, x4=0.5, x8=0.4)
+    text = words.reason(records.table(amsgrad[2:3]), records.table(adam + amsgrad))
+    assert told in text
+    assert words.reason(records.table(amsgrad[2:3]), records.table(adam + amsgrad[:2])) == ""

@@ -108,6 +108,24 @@ def _plot_rates(tuning: pd.DataFrame, ax: Axes) -> None:
     ax.legend(**_ABOVE)
 
 
+def plot_reason(tuning: pd.DataFrame) -> Figure:
+    """Whether AMSGrad and Adam differ by the length of the step alone: accuracy on validation and training
+    loss by rate, and by the rate times the ``factor`` of AMSGrad's step, where they would be the same.
+    """
+    figure, axes = plt.subplots(2, 2, figsize=(WIDTH, 6.6), sharey="row")
+    tuning = tuning.assign(step=tuning["lr"] * tuning["factor"].fillna(1))
+    metrics = ("test_accuracy", 100, "точность на проверке, %"), ("train_loss", 1, "потери на обучении, нат")
+    scales = ("lr", "скорость обучения (наибольшая)"), ("step", "скорость × множитель шага AMSGrad")
+    for row, (metric, scale, label) in zip(axes, metrics, strict=True):
+        row[0].set_ylabel(label)
+        for ax, (x, title) in zip(row, scales, strict=True):
+            ax.set_xlabel(title)
+            for name, part in by(tuning, "optimizer").items():
+                own = part.groupby("lr")[[x, metric]].mean()
+                ax.semilogx(own[x], scale * own[metric], label=method(name).title, **look(name))
+    return _finished(figure, below=True)
+
+
 def _plot_differences(found: pd.DataFrame, ax: Axes, planned: int) -> None:
     paired = pairs(found)
     first, second = by(found, "optimizer")

@@ -29,12 +29,13 @@ def table(runs: Sequence[Run]) -> pd.DataFrame:
     ``shared``, but for optimizer, rate and decay, too; the optimizer's ``title``; ``fingerprint`` and
     ``content`` of the photos; ``FIGURES`` of the last epoch, never of the best, which would be chosen on the
     test; ``mean_accuracy`` over the epochs, NaN where fewer than three were tested; ``minutes``, the time of
-    training times the threads; ``held``, the share of weights that AMSGrad's maximum binds at the end; shares
-    of the most frequent class (``majority``) and answer (``top_share``), the number of different ``answers``,
-    whether the network ``learns``; and the ``MACHINE``.
+    training times the threads; of AMSGrad ``held``, the share of weights that its maximum binds at the end,
+    and ``factor``, its step / Adam's of the same moments, median over the weights, mean over the epochs
+    weighted by their rates, NaN for others; shares of the most frequent class (``majority``) and answer
+    (``top_share``), the number of different ``answers``, whether the network ``learns``; and the ``MACHINE``.
     """
-    least = ["run", "optimizer", "title", "seed", "lr", "shared", "fingerprint", "precision", *FIGURES]
-    found = pd.DataFrame([_row(run) for run in runs], columns=None if runs else least)
+    least = ["run", "optimizer", "title", "seed", "lr", "shared", "fingerprint", "precision", "factor"]
+    found = pd.DataFrame([_row(run) for run in runs], columns=None if runs else [*least, *FIGURES])
     # Older records do not know the content of their photos: they go with those of the same fingerprint.
     contents = {run.data["fingerprint"]: run.data["content"] for run in runs if run.data.get("content")}
     found["content"] = [run.data.get("content") or contents.get(run.data["fingerprint"], "") for run in runs]
@@ -51,7 +52,9 @@ def _row(run: Run) -> dict:
     row |= {name: float(history[name].astype(float).iloc[-1]) for name in FIGURES}
     row |= {"fingerprint": run.data["fingerprint"], "minutes": history["seconds"].sum() / 60}
     row["minutes"] *= run.environment.get("threads", 1)
-    row["held"] = history["maximum_share"].iloc[-1] if "maximum_share" in history else np.nan
+    bound = "maximum_share" in history
+    row["held"] = history["maximum_share"].iloc[-1] if bound else np.nan
+    row["factor"] = np.average(history["step_50"], weights=history["lr"]) if bound else np.nan
     tested = history.dropna(subset="test_accuracy")
     area = integrate.trapezoid(tested["test_accuracy"], tested["epoch"])
     row["mean_accuracy"] = area / np.ptp(tested["epoch"]) if len(tested) > 2 else np.nan
@@ -106,18 +109,27 @@ def best_rates(tuning: pd.DataFrame) -> dict[str, float]:
     return tried.groupby("optimizer")["lr"].first().to_dict()
 
 
-def top_rates(tuning: pd.DataFrame) -> dict[str, float]:
-    """Of each optimizer the rate tried that is nearest to the top of a parabola over the logarithm of the
-    rate, fitted to all its accuracies, since one run a rate is noisy; the most accurate where the parabola
-    has no top.
+def tops(tuning: pd.DataFrame) -> dict[str, float]:
+    """Of each optimizer the rate at the top of a parabola over the logarithm of the rate, fitted to all its
+    accuracies on validation, since one run a rate is noisy; the most accurate where it has no top.
     """
-    chosen = best_rates(tuning)
+    found = best_rates(tuning)
     for name, part in by(tuning, "optimizer").items():
-        places = np.log10(part["lr"])
-        bend, slope, _ = np.polyfit(places, part["test_accuracy"], 2)
-        if bend < 0:
-            chosen[name] = part["lr"].loc[(places + slope / (2 * bend)).abs().idxmin()]
-    return chosen
+        if part["lr"].nunique() > 2:
+            bend, slope, _ = np.polyfit(np.log10(part["lr"]), part["test_accuracy"], 2)
+            found[name] = 10 ** (-slope / (2 * bend)) if bend < 0 else found[name]
+    return found
+
+
+def nearest(rates: pd.Series, rate: float) -> float:
+    """Of ``rates`` the one nearest to ``rate``, by their ratio."""
+    return rates.loc[np.log(rates / rate).abs().idxmin()]
+
+
+def top_rates(tuning: pd.DataFrame) -> dict[str, float]:
+    """Of each optimizer the rate tried that is nearest to its top (``tops``)."""
+    tried = by(tuning, "optimizer")
+    return {name: nearest(tried[name]["lr"], top) for name, top in tops(tuning).items()}
 
 
 def comparable(found: pd.DataFrame) -> list[pd.DataFrame]:

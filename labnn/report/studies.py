@@ -44,7 +44,8 @@ class Study:
     training one. ``runs``: other folders whose records belong to it too, those of its ``precision`` where it
     names one. With a ``grid`` each optimizer first tries its rates on validation (``records.top_rates``).
     ``titles``: of a ladder's recipes. Of the question "AMSGrad or Adam?": the ``condition`` in words, whether
-    rates were ``tuned``, and the ``role`` of the answer, "main" or "exploratory". ``demands``: what the
+    rates were ``tuned``, the ``role`` of the answer, "main" or "exploratory", and the ``factor`` of AMSGrad's
+    step by which its best rate is foretold, 0 for the one that its runs measure. ``demands``: what the
     protocol of a recipe asks for, the least mean accuracy and the most minutes times threads of a training.
     """
 
@@ -62,6 +63,7 @@ class Study:
     condition: str = ""
     tuned: bool = True
     role: str = "exploratory"
+    factor: float = 0.0
     demands: tuple[float, ...] = ()
 
     @classmethod
@@ -185,11 +187,14 @@ def compared(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told:
     verdict = words.verdict(found, planned=study.seeds, exploratory=exploratory)
     texts = {"conditions": words.conditions(found), "verdict": verdict}
     texts |= {"maximum": words.maximum(found), "learning": words.learning(found)}
+    texts["reason"] = words.reason(found, tuning, study.factor)
     if len(tuning):
         shown["rates"], texts["stability"] = tables.rates(tuning), words.stability(tuning)
     if is_paired(found):
         shown["pairs"] = tables.pair_rows(found)
         figures["answer"] = partial(plots.plot_answer, tuning, found, study.seeds)
+        if texts["reason"]:
+            figures["reason"] = partial(plots.plot_reason, tuning)
         if study.condition:
             answer = tables.answer(found, study.condition, study.seeds, study.tuned, study.role)
     return Told(shown, texts, figures, answer)

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from labnn.kit import numbers
 from labnn.kit.watchers import chance_levels
 from labnn.report import tables
-from labnn.report.records import MACHINE, best_rates, by, is_paired, pairs
+from labnn.report.records import MACHINE, best_rates, by, is_paired, nearest, pairs, tops
 from labnn.report.statistics import MARGIN, describe, pairs_needed, share_interval
 from labnn.settings import Experiment
 from labnn.train import Evaluation
@@ -24,7 +24,7 @@ def templates() -> Environment:
     """The Jinja templates of this folder; numbers by filter the Russian way: ``{{ 0.314 | percent(1) }}``."""
     options = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     made = Environment(loader=FileSystemLoader(Path(__file__).parent), **options)
-    names = ("number", "signed", "percent", "interval", "probability")
+    names = ("number", "signed", "percent", "interval", "probability", "rate")
     made.filters |= {name: getattr(numbers, name) for name in names}
     return made
 
@@ -139,6 +139,22 @@ def maximum(found: pd.DataFrame) -> str:
     if table.empty:
         return ""
     return say("maximum", strongest=table.loc[table["step_50"].idxmin()], end=table.iloc[-1])
+
+
+def reason(found: pd.DataFrame, tuning: pd.DataFrame, factor: float = 0.0) -> str:
+    """Where Adam's best rate in ``tuning`` puts AMSGrad's if the length of the step is all, and where it is;
+    by a ``factor`` foretold, else by that of the runs ``found``. Nothing where fewer than three rates of one
+    of the two were tried, or where it is not recorded how AMSGrad's maximum binds.
+    """
+    shortened = tuning["factor"].notna()
+    adam, amsgrad = tuning[~shortened], tuning[shortened]
+    if min(adam["lr"].nunique(), amsgrad["lr"].nunique()) < 3:
+        return ""
+    (top,), (own,) = tops(adam).values(), tops(amsgrad).values()
+    factor = factor or found["factor"].mean()
+    places = {"unmoved": nearest(amsgrad["lr"], top), "near": nearest(amsgrad["lr"], top / factor)}
+    chosen = found.loc[found["factor"].notna(), "lr"].iloc[0]
+    return say("reason", factor=factor, top=top, own=own, chosen=chosen, **places)
 
 
 def counter_example(paths: dict[str, pd.DataFrame]) -> str:
