@@ -20,7 +20,7 @@ from labnn.experiment import order
 from labnn.kit.files import exclusive
 
 forkserver = multiprocessing.get_context("forkserver")  # starts in milliseconds what takes seconds to import
-forkserver.set_forkserver_preload(["labnn.experiment"])
+forkserver.set_forkserver_preload(["labnn.experiment", "torch._dynamo"])
 
 
 def start(root: Path, folder: Path, function=train, *words):
