@@ -160,13 +160,15 @@ def test_maximum_is_described_at_its_strongest_and_at_the_end():
     assert words.maximum(records.table([finished(0.5)])) == ""
 
 
-def tried(optimizer: str, step: float | None, **accuracies: float) -> list:
+def tried(optimizer: str, step: float | None, losses: dict[int, float] = {}, **accuracies: float) -> list:
     """Runs that tried rates on validation, 3 for "x3" times 0.001; AMSGrad's with its ``step``."""
     runs = []
     for name, accuracy in accuracies.items():
-        run = finished(accuracy, optimizer=optimizer, lr=int(name[1:]) / 1000)
+        place = int(name[1:])
+        run = finished(accuracy, optimizer=optimizer, lr=place / 1000)
         bound = {"maximum_share": 0.9, "step_50": step} if step else {}
-        runs.append(replace(run, history=run.history.assign(**bound)))
+        history = run.history.assign(train_loss=losses.get(place, 1.5), **bound)
+        runs.append(replace(run, history=history))
     return runs
 
 
@@ -179,3 +181,12 @@ def test_reason_foretells_the_rate_of_amsgrad_from_that_of_adam(step, told):
     text = words.reason(records.table(amsgrad[2:3]), records.table(adam + amsgrad))
     assert told in text
     assert words.reason(records.table(amsgrad[2:3]), records.table(adam + amsgrad[:2])) == ""
+
+
+def test_reason_tells_whether_the_losses_are_alike_at_equal_rates_or_at_equal_steps():
+    """AMSGrad, its step halved, has at each rate the loss that Adam has at half of it."""
+    rates = {"x1": 0.4, "x2": 0.5, "x4": 0.4}
+    adam = tried("adam", None, {1: 3.0, 2: 2.0, 4: 4.0}, **rates)
+    amsgrad = tried("amsgrad", 0.5, {1: 9.0, 2: 3.0, 4: 2.0}, **rates)
+    text = words.reason(records.table(amsgrad), records.table(adam + amsgrad))
+    assert "на 3,00 нат при равной скорости и на 0,00 при равной" in text  # means of 6, 1, 2; of 0, 0

@@ -132,6 +132,16 @@ def top_rates(tuning: pd.DataFrame) -> dict[str, float]:
     return {name: nearest(tried[name]["lr"], top) for name, top in tops(tuning).items()}
 
 
+def apart(curve: pd.DataFrame, other: pd.DataFrame, rates: pd.Series) -> float:
+    """How far the training losses of ``other``, laid at these ``rates``, lie from the ``curve`` through those
+    of another optimizer by the logarithm of its rate, within its rates: the mean, in nats.
+    """
+    means = curve.groupby("lr")["train_loss"].mean()
+    inside = rates.between(means.index.min(), means.index.max())
+    there = np.interp(np.log(rates[inside]), np.log(means.index), means)
+    return (other.loc[inside, "train_loss"] - there).abs().mean()
+
+
 def comparable(found: pd.DataFrame) -> list[pd.DataFrame]:
     """``found`` in parts that differ in optimizer and seed only, the largest first. An optimizer may have its
     own rate and decay; where one has several, runs of equal rate and decay are a part.

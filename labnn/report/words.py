@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from labnn.kit import numbers
 from labnn.kit.watchers import chance_levels
 from labnn.report import tables
-from labnn.report.records import MACHINE, best_rates, by, is_paired, nearest, pairs, tops
+from labnn.report.records import MACHINE, apart, best_rates, by, is_paired, nearest, pairs, tops
 from labnn.report.statistics import MARGIN, describe, pairs_needed, share_interval
 from labnn.settings import Experiment
 from labnn.train import Evaluation
@@ -154,7 +154,9 @@ def reason(found: pd.DataFrame, tuning: pd.DataFrame, factor: float = 0.0) -> st
     factor = factor or found["factor"].mean()
     places = {"unmoved": nearest(amsgrad["lr"], top), "near": nearest(amsgrad["lr"], top / factor)}
     chosen = found.loc[found["factor"].notna(), "lr"].iloc[0]
-    return say("reason", factor=factor, top=top, own=own, chosen=chosen, **places)
+    laid = amsgrad["lr"], amsgrad["lr"] * amsgrad["factor"]
+    gaps = [apart(adam, amsgrad, rates) for rates in laid]
+    return say("reason", factor=factor, top=top, own=own, chosen=chosen, gaps=gaps, **places)
 
 
 def counter_example(paths: dict[str, pd.DataFrame]) -> str:
