@@ -186,14 +186,13 @@ def compared(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told:
     exploratory = bool(study.condition) and study.role == "exploratory"
     verdict = words.verdict(found, planned=study.seeds, exploratory=exploratory)
     texts = {"conditions": words.conditions(found), "verdict": verdict}
-    texts |= {"maximum": words.maximum(found), "learning": words.learning(found)}
-    texts["reason"] = words.reason(found, tuning, study.factor)
+    texts |= {"reason": words.reason(found, tuning, study.factor), "learning": words.learning(found)}
     if len(tuning):
         shown["rates"], texts["stability"] = tables.rates(tuning), words.stability(tuning)
     if is_paired(found):
         shown["pairs"] = tables.pair_rows(found)
         figures["answer"] = partial(plots.plot_answer, tuning, found, study.seeds)
-        if texts["reason"]:
+        if tuning["lr"].nunique() > 2 and tuning["factor"].notna().any():
             figures["reason"] = partial(plots.plot_reason, tuning)
         if study.condition:
             answer = tables.answer(found, study.condition, study.seeds, study.tuned, study.role)

@@ -258,15 +258,6 @@ def sizes(data: dict) -> str:
     return f"{thousands(data['train'])} / {thousands(data['test'])}"
 
 
-def maximum(found: pd.DataFrame) -> pd.DataFrame:
-    """Numbers: how AMSGrad's maximum binds, a row an epoch; means over the runs that recorded it, empty if
-    none did. Columns of ``watchers.watch_maximum``.
-    """
-    columns = ["epoch", "maximum_share", "step_10", "step_50", "step_90"]
-    histories = pd.concat([run.history.reindex(columns=columns) for run in found["run"]])
-    return histories.dropna().groupby("epoch", as_index=False).mean()
-
-
 def markdown(shown: pd.DataFrame) -> str:
     """``shown`` in Markdown, numbers on the right; one wider than six columns and than it is high, turned."""
     if len(shown.columns) > max(6, len(shown) + 1):

@@ -131,32 +131,21 @@ def single_causes(found: pd.DataFrame, base: Experiment) -> str:
     return say("single_causes", enough=told[True], not_enough=told[False])
 
 
-def maximum(found: pd.DataFrame) -> str:
-    """How often and how strongly AMSGrad's maximum binds, at its strongest and at the end, means over the
-    runs that recorded it; nothing where none did.
-    """
-    table = tables.maximum(found)
-    if table.empty:
-        return ""
-    return say("maximum", strongest=table.loc[table["step_50"].idxmin()], end=table.iloc[-1])
-
-
 def reason(found: pd.DataFrame, tuning: pd.DataFrame, factor: float = 0.0) -> str:
-    """Where Adam's best rate in ``tuning`` puts AMSGrad's if the length of the step is all, and where it is;
-    by a ``factor`` foretold, else by that of the runs ``found``. Nothing where fewer than three rates of one
-    of the two were tried, or where it is not recorded how AMSGrad's maximum binds.
+    """How much AMSGrad's maximum shortens its step in the runs ``found``; where both optimizers tried three
+    rates or more in ``tuning``, too, where Adam's best one puts AMSGrad's by that factor, or by a ``factor``
+    foretold, if the length of the step is all, and where it is. Nothing where it was not recorded.
     """
     shortened = tuning["factor"].notna()
     adam, amsgrad = tuning[~shortened], tuning[shortened]
-    if min(adam["lr"].nunique(), amsgrad["lr"].nunique()) < 3:
-        return ""
-    (top,), (own,) = tops(adam).values(), tops(amsgrad).values()
-    factor = factor or found["factor"].mean()
-    places = {"unmoved": nearest(amsgrad["lr"], top), "near": nearest(amsgrad["lr"], top / factor)}
-    chosen = found.loc[found["factor"].notna(), "lr"].iloc[0]
-    laid = amsgrad["lr"], amsgrad["lr"] * amsgrad["factor"]
-    gaps = [apart(adam, amsgrad, rates) for rates in laid]
-    return say("reason", factor=factor, top=top, own=own, chosen=chosen, gaps=gaps, **places)
+    factor, tried = factor or found["factor"].mean(), {}
+    if min(adam["lr"].nunique(), amsgrad["lr"].nunique()) > 2:
+        (top,), (own,) = tops(adam).values(), tops(amsgrad).values()
+        tried = {"unmoved": nearest(amsgrad["lr"], top), "near": nearest(amsgrad["lr"], top / factor)}
+        tried |= {"top": top, "own": own, "chosen": found.loc[found["factor"].notna(), "lr"].iloc[0]}
+        laid = amsgrad["lr"], amsgrad["lr"] * amsgrad["factor"]
+        tried["gaps"] = [apart(adam, amsgrad, rates) for rates in laid]
+    return say("reason", factor=factor, tried=tried) if found["factor"].notna().any() else ""
 
 
 def counter_example(paths: dict[str, pd.DataFrame]) -> str:
