@@ -108,11 +108,12 @@ def _plot_rates(tuning: pd.DataFrame, ax: Axes) -> None:
     ax.legend(**_ABOVE)
 
 
-def plot_reason(tuning: pd.DataFrame) -> Figure:
-    """Whether AMSGrad and Adam differ by the length of the step alone: accuracy on validation and training
-    loss by rate, and by the rate times the ``factor`` of AMSGrad's step, where they would be the same.
+def plot_reason(adam: pd.DataFrame, amsgrad: pd.DataFrame) -> Figure:
+    """Whether the two differ by the length of the step alone: accuracy on validation and training loss by
+    rate, and by the rate times the ``factor`` of AMSGrad's step, where they would be the same.
     """
     figure, axes = plt.subplots(2, 2, figsize=(WIDTH, 6.6), sharey="row")
+    tuning = pd.concat([amsgrad, adam])
     tuning = tuning.assign(step=tuning["lr"] * tuning["factor"].fillna(1))
     metrics = ("test_accuracy", 100, "точность на проверке, %"), ("train_loss", 1, "потери на обучении, нат")
     scales = ("lr", "скорость обучения (наибольшая)"), ("step", "скорость × множитель шага AMSGrad")

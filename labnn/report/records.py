@@ -132,6 +132,17 @@ def top_rates(tuning: pd.DataFrame) -> dict[str, float]:
     return {name: nearest(tried[name]["lr"], top) for name, top in tops(tuning).items()}
 
 
+def twins(found: pd.DataFrame, rates: int = 1) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Of ``found`` the runs of Adam and of AMSGrad, or of AdamW and of AdamW-AMSGrad; none unless each has so
+    many ``rates`` or more.
+    """
+    for names in (("adam", "amsgrad"), ("adamw", "adamw-amsgrad")):
+        parts = [found[found["optimizer"] == name] for name in names]
+        if all(part["lr"].nunique() >= rates for part in parts):
+            return tuple(parts)
+    return found[:0], found[:0]
+
+
 def apart(curve: pd.DataFrame, other: pd.DataFrame, rates: pd.Series) -> float:
     """How far the training losses of ``other``, laid at these ``rates``, lie from the ``curve`` through those
     of another optimizer by the logarithm of its rate, within its rates: the mean, in nats.

@@ -192,8 +192,8 @@ def compared(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told:
     if is_paired(found):
         shown["pairs"] = tables.pair_rows(found)
         figures["answer"] = partial(plots.plot_answer, tuning, found, study.seeds)
-        if tuning["lr"].nunique() > 2 and tuning["factor"].notna().any():
-            figures["reason"] = partial(plots.plot_reason, tuning)
+        if texts["reason"] and len(records.twins(tuning, 3)[0]):
+            figures["reason"] = partial(plots.plot_reason, *records.twins(tuning, 3))
         if study.condition:
             answer = tables.answer(found, study.condition, study.seeds, study.tuned, study.role)
     return Told(shown, texts, figures, answer)

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from labnn.kit import numbers
 from labnn.kit.watchers import chance_levels
 from labnn.report import tables
-from labnn.report.records import MACHINE, apart, best_rates, by, is_paired, nearest, pairs, tops
+from labnn.report.records import MACHINE, apart, best_rates, by, is_paired, nearest, pairs, tops, twins
 from labnn.report.statistics import MARGIN, describe, pairs_needed, share_interval
 from labnn.settings import Experiment
 from labnn.train import Evaluation
@@ -132,20 +132,21 @@ def single_causes(found: pd.DataFrame, base: Experiment) -> str:
 
 
 def reason(found: pd.DataFrame, tuning: pd.DataFrame, factor: float = 0.0) -> str:
-    """How much AMSGrad's maximum shortens its step in the runs ``found``; where both optimizers tried three
-    rates or more in ``tuning``, too, where Adam's best one puts AMSGrad's by that factor, or by a ``factor``
-    foretold, if the length of the step is all, and where it is. Nothing where it was not recorded.
+    """How much AMSGrad's maximum shortens its step in the runs ``found``; where it and Adam tried three rates
+    or more in ``tuning``, too, where Adam's best one puts AMSGrad's by that factor, or by a ``factor``
+    foretold, if the length of the step is all, and where it is. Nothing unless it is recorded of both.
     """
-    shortened = tuning["factor"].notna()
-    adam, amsgrad = tuning[~shortened], tuning[shortened]
-    factor, tried = factor or found["factor"].mean(), {}
-    if min(adam["lr"].nunique(), amsgrad["lr"].nunique()) > 2:
+    _, shortened = twins(found)
+    if shortened["factor"].isna().all():
+        return ""
+    factor, tried, (adam, amsgrad) = factor or shortened["factor"].mean(), {}, twins(tuning, 3)
+    if len(amsgrad):
         (top,), (own,) = tops(adam).values(), tops(amsgrad).values()
         tried = {"unmoved": nearest(amsgrad["lr"], top), "near": nearest(amsgrad["lr"], top / factor)}
-        tried |= {"top": top, "own": own, "chosen": found.loc[found["factor"].notna(), "lr"].iloc[0]}
+        tried |= {"top": top, "own": own, "chosen": shortened["lr"].iloc[0]}
         laid = amsgrad["lr"], amsgrad["lr"] * amsgrad["factor"]
         tried["gaps"] = [apart(adam, amsgrad, rates) for rates in laid]
-    return say("reason", factor=factor, tried=tried) if found["factor"].notna().any() else ""
+    return say("reason", factor=factor, tried=tried)
 
 
 def counter_example(paths: dict[str, pd.DataFrame]) -> str:
