@@ -190,3 +190,11 @@ def test_reason_tells_whether_the_losses_are_alike_at_equal_rates_or_at_equal_st
     amsgrad = tried("amsgrad", 0.5, {1: 9.0, 2: 3.0, 4: 2.0}, **rates)
     text = words.reason(records.table(adam + amsgrad), records.table(adam + amsgrad))
     assert "на 3,00 нат при равной скорости и на 0,00 при равной" in text  # means of 6, 1, 2; of 0, 0
+
+
+def test_the_top_of_a_parabola_lies_within_the_rates_tried():
+    rising, sagging = (
+        records.table(tried("adam", None, {}, x1=0.1, x2=middle, x4=0.5)) for middle in (0.31, 0.2)
+    )
+    assert records.tops(rising)["adam"] == pytest.approx(0.004)  # the parabola goes on rising to 2
+    assert records.tops(sagging)["adam"] == 0.004  # it has none

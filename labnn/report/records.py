@@ -111,13 +111,16 @@ def best_rates(tuning: pd.DataFrame) -> dict[str, float]:
 
 def tops(tuning: pd.DataFrame) -> dict[str, float]:
     """Of each optimizer the rate at the top of a parabola over the logarithm of the rate, fitted to all its
-    accuracies on validation, since one run a rate is noisy; the most accurate where it has no top.
+    accuracies on validation, since one run a rate is noisy, but within the rates tried; the most accurate
+    where it has no top.
     """
     found = best_rates(tuning)
     for name, part in by(tuning, "optimizer").items():
         if part["lr"].nunique() > 2:
-            bend, slope, _ = np.polyfit(np.log10(part["lr"]), part["test_accuracy"], 2)
-            found[name] = 10 ** (-slope / (2 * bend)) if bend < 0 else found[name]
+            places = np.log10(part["lr"])
+            bend, slope, _ = np.polyfit(places, part["test_accuracy"], 2)
+            if bend < 0:
+                found[name] = 10 ** np.clip(-slope / (2 * bend), places.min(), places.max())
     return found
 
 
