@@ -158,7 +158,8 @@ def _own(words: str, table: dict) -> str:
     if place:
         module, _, function = place.partition(":")
         sys.path.insert(0, "")  # the user's own module lies where the command is given
-        with explained(f"Функция «{words}» не найдена, пишется ИМЯ=МОДУЛЬ:ФУНКЦИЯ"):
+        way_out = "пишется ИМЯ=МОДУЛЬ:ФУНКЦИЯ, модуль может лежать в этой папке"
+        with explained(f"Функция «{words}» не найдена", way_out):
             table[name] = getattr(importlib.import_module(module), function)
     return name
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from conftest import PROJECT, own_photos, write_annotations
+from made_runs import finished
 
 from labnn import OPTIMIZERS
 from labnn.__main__ import main
@@ -47,6 +48,16 @@ def test_training_ends_with_the_test_accuracy_and_leaves_one_record(train_small,
     assert last.startswith("Эпоха 2 из 2: ") and last.endswith(" %")
     assert lines[-1].startswith("Тестовая точность: ") and lines[-1].endswith("%")
     assert len(list((tmp_path / "runs").glob("*/run.json"))) == 1
+
+
+def test_a_mistake_outside_a_training_is_not_explained_by_its_contract(labnn, tiny_root, tmp_path):
+    run = finished(0.5, (0, 1, 2, 2), epochs=1)
+    run.save(tmp_path / "runs" / run.name)
+    unforeseen = ("report", "--runs", tmp_path / "runs", "--out", tmp_path / "a\0b")
+    misspelt = ("train", "--data", tiny_root, "--optimizer", "own=math:nope")
+    for command, words in ((unforeseen, "null byte"), (misspelt, "пишется ИМЯ=МОДУЛЬ:ФУНКЦИЯ")):
+        status, _, told = labnn(*command)
+        assert status == 2 and words in told and "загрузчик" not in told
 
 
 def test_second_call_finds_the_run_and_report_tells_it(labnn, train_small, tmp_path):
