@@ -170,17 +170,17 @@ def tried(optimizer: str, step: float | None, losses: Mapping[int, float], **acc
 def test_reason_foretells_the_rate_of_amsgrad_from_that_of_adam(step, told):
     adam = tried("adam", None, {}, x1=0.4, x2=0.5, x4=0.4, x8=0.1)
     amsgrad = tried("amsgrad", step, {}, x1=0.3, x2=0.4, x4=0.5, x8=0.4)
-    found, other = (
-        records.table(adam[1:2] + amsgrad[2:3]),
-        tried("sgd", None, {}, x100=0.5, x300=0.6, x900=0.5),
-    )
-    assert told in words.reason(found, records.table(other + adam + amsgrad))
-    few = words.reason(found, records.table(other + adam + amsgrad[:2]))
-    assert (
-        few.startswith("Знаменатель у AMSGrad не уменьшается, поэтому шаг не длиннее")
-        and "сетк" not in few.lower()
-    )
-    assert words.reason(records.table(other + amsgrad), records.table(other + amsgrad)) == ""  # no Adam
+    other = tried("sgd", None, {}, x100=0.5, x300=0.6, x900=0.5)
+
+    def reason(found: list, tuning: list) -> str:
+        return words.reason(records.table(found), records.twins(records.table(tuning), 3))
+
+    final = adam[1:2] + amsgrad[2:3]
+    assert told in reason(final, other + adam + amsgrad)
+    few = reason(final, other + adam + amsgrad[:2])
+    assert few.startswith("Знаменатель у AMSGrad не уменьшается, поэтому шаг не длиннее")
+    assert "сетк" not in few.lower()
+    assert reason(other + amsgrad, other + amsgrad) == ""  # no Adam
 
 
 def test_reason_tells_whether_the_losses_are_alike_at_equal_rates_or_at_equal_steps():
@@ -188,13 +188,13 @@ def test_reason_tells_whether_the_losses_are_alike_at_equal_rates_or_at_equal_st
     rates = {"x1": 0.4, "x2": 0.5, "x4": 0.4}
     adam = tried("adam", None, {1: 3.0, 2: 2.0, 4: 4.0}, **rates)
     amsgrad = tried("amsgrad", 0.5, {1: 9.0, 2: 3.0, 4: 2.0}, **rates)
-    text = words.reason(records.table(adam + amsgrad), records.table(adam + amsgrad))
+    found = records.table(adam + amsgrad)
+    text = words.reason(found, records.twins(found, 3))
     assert "на 3,00 нат при равной скорости и на 0,00 при равной" in text  # means of 6, 1, 2; of 0, 0
 
 
 def test_the_top_of_a_parabola_lies_within_the_rates_tried():
-    rising, sagging = (
-        records.table(tried("adam", None, {}, x1=0.1, x2=middle, x4=0.5)) for middle in (0.31, 0.2)
-    )
-    assert records.tops(rising)["adam"] == pytest.approx(0.004)  # the parabola goes on rising to 2
-    assert records.tops(sagging)["adam"] == 0.004  # it has none
+    rising = tried("adam", None, {}, x1=0.1, x2=0.31, x4=0.5)  # its parabola goes on rising to 2
+    assert records.tops(records.table(rising))["adam"] == pytest.approx(0.004)
+    sagging = tried("adam", None, {}, x1=0.1, x2=0.2, x4=0.5)  # its parabola has no top
+    assert records.tops(records.table(sagging))["adam"] == 0.004

@@ -186,14 +186,15 @@ def compared(study: Study, found: pd.DataFrame, tuning: pd.DataFrame) -> Told:
     exploratory = bool(study.condition) and study.role == "exploratory"
     verdict = words.verdict(found, planned=study.seeds, exploratory=exploratory)
     texts = {"conditions": words.conditions(found), "verdict": verdict}
-    texts |= {"reason": words.reason(found, tuning, study.factor), "learning": words.learning(found)}
+    tried = records.twins(tuning, 3)
+    texts |= {"reason": words.reason(found, tried, study.factor), "learning": words.learning(found)}
     if len(tuning):
         shown["rates"], texts["stability"] = tables.rates(tuning), words.stability(tuning)
     if is_paired(found):
         shown["pairs"] = tables.pair_rows(found)
         figures["answer"] = partial(plots.plot_answer, tuning, found, study.seeds)
-        if texts["reason"] and len(records.twins(tuning, 3)[0]):
-            figures["reason"] = partial(plots.plot_reason, *records.twins(tuning, 3))
+        if texts["reason"] and len(tried[0]):
+            figures["reason"] = partial(plots.plot_reason, *tried)
         if study.condition:
             answer = tables.answer(found, study.condition, study.seeds, study.tuned, study.role)
     return Told(shown, texts, figures, answer)

@@ -131,15 +131,16 @@ def single_causes(found: pd.DataFrame, base: Experiment) -> str:
     return say("single_causes", enough=told[True], not_enough=told[False])
 
 
-def reason(found: pd.DataFrame, tuning: pd.DataFrame, factor: float = 0.0) -> str:
-    """How much AMSGrad's maximum shortens its step in the runs ``found``; where it and Adam tried three rates
-    or more in ``tuning``, too, where Adam's best one puts AMSGrad's by that factor, or by a ``factor``
-    foretold, if the length of the step is all, and where it is. Nothing unless it is recorded of both.
+def reason(found: pd.DataFrame, tuned: tuple[pd.DataFrame, pd.DataFrame], factor: float = 0.0) -> str:
+    """How much AMSGrad's maximum shortens its step in the runs ``found``; where it and Adam have ``tuned``
+    their rates (``twins``, of three rates at least), too, where Adam's best one puts AMSGrad's by that
+    factor, or by a ``factor`` foretold, if the length of the step is all, and where it is. Nothing unless
+    ``found`` has both and it is recorded.
     """
     _, shortened = twins(found)
     if shortened["factor"].isna().all():
         return ""
-    factor, tried, (adam, amsgrad) = factor or shortened["factor"].mean(), {}, twins(tuning, 3)
+    factor, tried, (adam, amsgrad) = factor or shortened["factor"].mean(), {}, tuned
     if len(amsgrad):
         (top,), (own,) = tops(adam).values(), tops(amsgrad).values()
         tried = {"unmoved": nearest(amsgrad["lr"], top), "near": nearest(amsgrad["lr"], top / factor)}
